@@ -1,0 +1,85 @@
+"""Support first: which guide may stand beside which prior.
+
+KL(q || p) is finite only if q puts no mass where p has none. That is a matter of types and
+structural constants, so it is decided before anything is drawn or trained.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Side", "check_pair", "side"]
+
+from typing import NamedTuple
+
+from torch.distributions.constraints import Constraint
+
+from pyro_vae.families.family import Family, fitting
+from pyro_vae.families.transported import Transported
+from pyro_vae.supports import lies_within, space_of
+
+
+class Side(NamedTuple):
+    """One side of a pair, as far as admissibility goes.
+
+    Arguments:
+        name: The name of its family or distribution class.
+        support: Where its draws lie.
+        event_shape: The shape of one draw.
+    """
+
+    name: str
+    support: Constraint
+    event_shape: tuple[int, ...]
+
+
+def side(family: Family) -> Side:
+    """Return what `check_pair` asks of a family."""
+    return Side(type(family).__name__, family.support, tuple(family.event_shape))
+
+
+def check_pair(site: str, guide: Side, prior: Side) -> bool:
+    """Refuse a guide that cannot stand beside a prior.
+
+    Arguments:
+        site: The name of the latent site, for the message.
+        guide: The side of q(z|x).
+        prior: The side of p(z).
+
+    Returns:
+        True if the pair is admissible, False if a support is not recognised and the pair
+        can only be judged by its draws.
+
+    Raises:
+        ValueError: If the event shapes differ, or the support of q does not lie within that
+            of p; the message names both families and those that would fit.
+
+    Example:
+        >>> from pyro_vae import families as fam
+        >>> check_pair("z", side(fam.Normal(3)), side(fam.StudentT(3)))
+        True
+    """
+    if tuple(guide.event_shape) != tuple(prior.event_shape):
+        raise ValueError(
+            f"site {site!r}: one draw of the guide {guide.name} has shape "
+            f"{tuple(guide.event_shape)}, one of the prior {prior.name} has shape "
+            f"{tuple(prior.event_shape)}; they must be equal."
+        )
+    within = lies_within(guide.support, prior.support)
+    if within is False:
+        raise ValueError(_refusal(site, guide, prior))
+    return bool(within)
+
+
+def _refusal(site: str, guide: Side, prior: Side) -> str:
+    q, p = space_of(guide.support), space_of(prior.support)
+    if q.is_discrete != p.is_discrete:
+        reason = "one is a mass and the other a density, so KL(q || p) is undefined"
+    else:
+        reason = "the guide has mass where the prior has none, so KL(q || p) is infinite"
+    fit = [f"fam.{name}" for name in fitting(prior.support) if name != "Transported"]
+    if Transported.fits(prior.support):
+        fit.append("fam.Transported(fam.Normal(..., context=C), to=prior)")
+    return (
+        f"site {site!r}: a {guide.name} guide (on the {q.name}) cannot stand beside a "
+        f"{prior.name} prior (on the {p.name}): {reason}. "
+        f"Guides that fit this prior: {', '.join(fit) or 'none on the shelf'}."
+    )

@@ -1,0 +1,103 @@
+"""What a family says of each of its parameters, and how a parameter is made from real numbers.
+
+A parameter that is predicted or trained lives as unconstrained numbers; a bijection carries
+them to where the parameter lives. The bijections are torch's and Pyro's `transform_to`, but
+for Cholesky factors: theirs reads a whole square matrix and ignores half of it, so half of a
+head would never receive a gradient. Ours reads the triangle alone.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Parameter", "TriangleToCholesky", "transform_for"]
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+from torch.distributions import Transform, transform_to
+from torch.distributions.constraints import Constraint
+from torch.nn.functional import softplus
+
+
+class Parameter(NamedTuple):
+    """One parameter of a family.
+
+    Arguments:
+        constraint: Where its values lie.
+        default: The value of the standard member, in every element.
+        structural: Whether it is a constant unless named in `predict` or `learnable` (degrees
+            of freedom, temperatures, bounds).
+        admissible: Where values that are predicted or trained lie, if narrower than
+            `constraint` (df > 2, so that no step makes a KL infinite).
+        shape: Its shape, given the family's `features` and options; by default `features`.
+        identity: Whether the default is a matrix with `default` on the diagonal.
+    """
+
+    constraint: Constraint
+    default: float
+    structural: bool = False
+    admissible: Constraint | None = None
+    shape: Callable[[Any], tuple[int, ...]] | None = None
+    identity: bool = False
+
+    @property
+    def transform(self) -> Transform:
+        """The bijection from unconstrained numbers to admissible values."""
+        return transform_for(self.admissible or self.constraint)
+
+    def standard(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the value of the standard member, with shape `shape`."""
+        if self.identity:
+            return self.default * torch.eye(shape[-1]).expand(shape).clone()
+        return torch.full(shape, self.default)
+
+
+class TriangleToCholesky(Transform):
+    """Fill a lower-triangular matrix with positive diagonal from D (D + 1) / 2 real numbers.
+
+    The strict triangle is taken as it is, the diagonal through softplus.
+
+    Example:
+        >>> TriangleToCholesky()(torch.zeros(3)).shape
+        torch.Size([2, 2])
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.lower_cholesky
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TriangleToCholesky)
+
+    def _call(self, x: Tensor) -> Tensor:
+        size = self.forward_shape(x.shape)[-1]
+        rows, columns = torch.tril_indices(size, size, device=x.device)
+        full = x.new_zeros(*x.shape[:-1], size, size)
+        full[..., rows, columns] = x
+        diagonal = softplus(full.diagonal(dim1=-2, dim2=-1))
+        return full.tril(-1) + torch.diag_embed(diagonal)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        diagonal = y.diagonal(dim1=-2, dim2=-1)
+        free = diagonal + torch.log(-torch.expm1(-diagonal))
+        rows, columns = torch.tril_indices(y.shape[-1], y.shape[-1], device=y.device)
+        return (y.tril(-1) + torch.diag_embed(free))[..., rows, columns]
+
+    def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the matrices made from vectors of shape `shape`."""
+        size = (math.isqrt(8 * shape[-1] + 1) - 1) // 2
+        return (*shape[:-1], size, size)
+
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the vectors that fill matrices of shape `shape`."""
+        return (*shape[:-2], shape[-1] * (shape[-1] + 1) // 2)
+
+
+def transform_for(constraint: Constraint) -> Transform:
+    """Return the bijection that carries unconstrained numbers to `constraint`."""
+    if type(constraint) is type(constraints.lower_cholesky):
+        return TriangleToCholesky()
+    return transform_to(constraint)

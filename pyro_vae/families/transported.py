@@ -1,0 +1,125 @@
+"""Any real-line family, carried onto the support of a prior.
+
+A guide on the real line has mass where a Beta or Dirichlet prior has none. The bijection T
+from the real line onto the prior's support mends this: z = T(y) has density
+q(z) = q_Y(T^-1(z)) |dT^-1/dz|, which lies where the prior lives, whatever the prior is.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Transported"]
+
+import pyro.distributions as dist
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Transform, biject_to
+from torch.distributions.constraints import Constraint
+from torch.nn import Module
+
+from pyro_vae.families.family import Family, register
+from pyro_vae.families.interval import Beta
+from pyro_vae.families.real import Normal
+from pyro_vae.supports import Space, space_of
+
+
+@register
+class Transported(Family):
+    """A real-line family pushed onto the support of a prior: z = T(y), y ~ base, T = biject_to.
+
+    On the real line T is the identity and the base itself is returned, so its closed-form KLs
+    stay within reach.
+
+    Arguments:
+        family: A family on the real line, with or without context. For a simplex of K
+            parts it has K - 1 features (the bijection is stick-breaking).
+        to: A family (the prior), a Pyro distribution, or a constraint, whose support is meant.
+
+    Raises:
+        TypeError: If `family` is not a family, or `to` has no support.
+        ValueError: If `family` does not live on the real line, if no bijection leads from the
+            line to the support, or if the shapes do not match.
+
+    Example:
+        >>> prior = Beta(8, concentration1=2.0)
+        >>> guide = Transported(Normal(8, context=16), to=prior)
+        >>> z = guide(torch.zeros(5, 16)).sample()
+        >>> z.shape, bool(((0 < z) & (z < 1)).all())
+        (torch.Size([5, 8]), True)
+    """
+
+    def __init__(self, family: Family, to: Family | TorchDistribution | Constraint) -> None:
+        Module.__init__(self)
+        if not isinstance(family, Family):
+            raise TypeError(
+                "Transported carries a family such as fam.Normal(8, context=128), "
+                f"not a {type(family).__name__}."
+            )
+        if space_of(family.support) != Space("real"):
+            raise ValueError(
+                f"{type(family).__name__} lives on the {space_of(family.support).name}; only a "
+                "family on the real line can be carried elsewhere."
+            )
+        self.base, self.context = family, family.context
+        self.transform = _transform(to, len(family.event_shape))
+        self.features = tuple(self.transform.forward_shape(family.event_shape))
+        self.learned, self.predicted = family.learned, family.predicted
+        wanted = getattr(to, "event_shape", None)
+        if wanted is not None and tuple(wanted) != self.features:
+            raise ValueError(
+                f"draws of {type(family).__name__}{family.features} carried to the support of "
+                f"{type(to).__name__} have shape {self.features}, but the prior's have "
+                f"{tuple(wanted)}; give the base family features="
+                f"{tuple(self.transform.inverse_shape(tuple(wanted)))}."
+            )
+
+    @property
+    def support(self) -> Constraint:
+        """The support carried to, over the shape of one draw."""
+        return self.base.support if _is_identity(self.transform) else self.transform.codomain
+
+    def forward(self, context: Tensor | None = None) -> TorchDistribution:
+        """Return the law of T(y) for y ~ base(context)."""
+        base = self.base(context)
+        if _is_identity(self.transform):
+            return base
+        # the cache lets log_prob of a draw find the y it came from, exactly
+        return dist.TransformedDistribution(base, [self.transform.with_cache(1)])
+
+    @classmethod
+    def example(
+        cls, features: int | tuple[int, ...] = 3, context: int = 0, *, learnable: bool = False
+    ) -> Transported:
+        """Return a Normal carried onto the unit interval."""
+        return cls(Normal(features, context, learnable=learnable), to=Beta(features))
+
+    @classmethod
+    def fits(cls, support: Constraint) -> bool:
+        """Say whether a bijection leads from the real line onto `support`."""
+        try:
+            return not space_of(support).is_discrete and biject_to(support) is not None
+        except NotImplementedError:
+            return False
+
+    def extra_repr(self) -> str:
+        """Return the space carried to; the base is shown as a submodule."""
+        return f"to={space_of(self.support).name}"
+
+
+def _transform(to: Family | TorchDistribution | Constraint, event_dim: int) -> Transform:
+    support = to if isinstance(to, Constraint) else getattr(to, "support", None)
+    if not isinstance(support, Constraint):
+        raise TypeError(
+            f"to= must be a family, a distribution or a constraint, not a {type(to).__name__}."
+        )
+    if not Transported.fits(support):
+        raise ValueError(
+            f"no bijection leads from the real line onto the {space_of(support).name}; use a "
+            "guide that lives there."
+        )
+    if support.event_dim < event_dim:
+        support = dist.constraints.independent(support, event_dim - support.event_dim)
+    return biject_to(support)
+
+
+def _is_identity(transform: Transform) -> bool:
+    return space_of(transform.codomain) == Space("real")

@@ -1,7 +1,9 @@
 """Variational autoencoders in Pyro with any prior and any guide, and a check on every KL."""
 
-from pyro_vae import families, networks
+from pyro_vae import datasets, families, kl, networks
+from pyro_vae.comparison import compare
+from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
-__all__ = ["VAE", "families", "networks"]
+__all__ = ["VAE", "compare", "datasets", "families", "fit", "kl", "networks"]
 __version__ = "0.1.0"

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 # every tensor we ever put into a store, as long as it lives
 _OURS: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+# every loaded tensor whose values a module has taken over already
+_TAKEN: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 
 
 def announce(name: str, module: nn.Module, *, fixed: bool) -> None:
@@ -90,7 +92,10 @@ def _take_over(full: str, parameter: Tensor, *, fixed: bool) -> None:
             f"Pyro's parameter store holds {full!r} with shape {tuple(stored.shape)}, but the "
             f"module's parameter has shape {tuple(parameter.shape)}; the networks differ."
         )
-    with torch.no_grad():
-        parameter.copy_(stored)
+    if _TAKEN.get(id(stored)) is not stored:
+        # once only: a store that is put back (as by scope()) must not undo later training
+        with torch.no_grad():
+            parameter.copy_(stored)
+        _TAKEN[id(stored)] = stored
     store[full] = parameter
     _OURS[id(parameter)] = parameter

@@ -244,6 +244,11 @@ class Guide(_Half):
         with self._plate(len(x), x.device):
             return {name: self._latent(name, q, x, y) for name, q in self.encoder.items()}
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The names of the latent sites."""
+        return self.encoder.names
+
     def _latent(self, name: str, encoder: Conditional, x: Tensor, y: Tensor | None) -> Tensor:
         q = _distribution(encoder(_conditioned(x, x.shape[:1], y)), f"encoder {name!r}")
         if q.batch_shape not in ((), (1,), (len(x),)):

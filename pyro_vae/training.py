@@ -1,0 +1,283 @@
+"""`fit`: maximise an ELBO by a plain loop, with a held-out ELBO and a history.
+
+Any Pyro ELBO and any torch optimizer serve. Parameters live in the modules; Pyro's global
+store is borrowed for the duration and given back as it was.
+"""
+
+from __future__ import annotations
+
+__all__ = ["fit", "held_out_elbo"]
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from tqdm.auto import tqdm
+
+from pyro_vae import datasets, kl
+from pyro_vae.vae import VAE
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def fit(
+    vae: VAE,
+    data: Any,
+    *,
+    objective: ELBO | None = None,
+    optimizer: Optimizer | MakeOptimizer | None = None,
+    epochs: int = 50,
+    batch_size: int = 128,
+    validation: Any = None,
+    patience: int | None = None,
+    progress: bool = True,
+    seed: int | None = None,
+    allow_infinite: bool = False,
+) -> xr.Dataset:
+    """Maximise sum_n ELBO(x_n) over the parameters of a VAE, by minibatches.
+
+    Each step follows the gradient of `objective` on one batch, summed over the batch as
+    `SVI.step` does. Frozen parameters stay frozen.
+
+    Arguments:
+        vae: The VAE, trained in place.
+        data: Training data, with shape `(n, *event_shape)`: a tensor, array, Dataset or
+            DataLoader.
+        objective: A Pyro ELBO; by default `Trace_ELBO()`, which applies to every pairing.
+        optimizer: A torch optimizer over the VAE's parameters, or a callable that makes one
+            from them; by default Adam with learning rate 1e-3.
+        epochs: The number of passes over the data.
+        batch_size: The number of data in a step; a last smaller batch is used too.
+        validation: Held-out data, scored after each epoch.
+        patience: Stop after this many epochs without a better held-out ELBO, and go back to
+            the best parameters; it needs `validation`.
+        progress: Whether to show a progress bar, on standard error.
+        seed: If given, the fit is reproducible and the global random state is left as it was.
+        allow_infinite: Whether to train although the KL of the pair is infinite.
+
+    Returns:
+        A Dataset over `epoch`, in nats per datum: `elbo` (on the training batches, as seen
+        while training), `validation_elbo` and `validation_elbo_std_error` (over data; NaN
+        without held-out data), and `seconds` since the start. The attribute `best_epoch` is
+        the epoch whose parameters the VAE holds.
+
+    Raises:
+        ValueError: If the data are not legal, if nothing is trainable, if an option is out of
+            range, or if the KL is infinite and `allow_infinite` is not set; before any step.
+        FloatingPointError: If the loss of a batch is not finite; no parameter has moved in
+            that step.
+
+    Example:
+        >>> from pyro_vae import VAE, families as fam
+        >>> vae = VAE(fam.Laplace(1), fam.Normal(1, context=3), fam.Normal(3, context=1))
+        >>> history = fit(vae, torch.randn(20, 3), epochs=2, progress=False, seed=0)
+        >>> history.elbo.shape
+        (2,)
+    """
+    _check_counts(epochs=epochs, batch_size=batch_size, patience=patience)
+    if patience is not None and validation is None:
+        raise ValueError("patience= needs validation= data to judge by.")
+    device = _device(vae)
+    x = datasets.as_tensor(data, name="data").to(device)
+    held_out = None
+    if validation is not None:
+        held_out = datasets.as_tensor(validation, name="validation").to(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        refuse_infinite(vae, x[:batch_size], allow_infinite=allow_infinite)
+        run = _Run(vae, objective or Trace_ELBO(), _optimizer(optimizer, vae), batch_size)
+        store = pyro.get_param_store()
+        with store.scope(store.get_state()):
+            history = run.epochs(x, held_out, epochs, patience, progress)
+    return history.assign_attrs(
+        units="nats per datum",
+        objective=type(run.objective).__name__,
+        optimizer=type(run.optimizer).__name__,
+        batch_size=batch_size,
+        seed=-1 if seed is None else seed,
+        best_epoch=run.best_epoch,
+        stopped_early=int(len(history.epoch) < epochs),
+    )
+
+
+class _Run:
+    """The state of one fit."""
+
+    def __init__(self, vae: VAE, objective: ELBO, optimizer: Optimizer, batch_size: int) -> None:
+        self.vae, self.objective, self.optimizer = vae, objective, optimizer
+        self.batch_size, self.best, self.best_epoch = batch_size, -math.inf, 0
+        self.best_state: dict[str, Tensor] | None = None
+
+    def epochs(
+        self, x: Tensor, held_out: Tensor | None, number: int, patience: int | None, progress: bool
+    ) -> xr.Dataset:
+        rows: list[tuple[float, float, float, float]] = []
+        start = time.perf_counter()
+        with tqdm(range(number), desc="fit", unit="epoch", disable=not progress) as bar:
+            for epoch in bar:
+                elbo = self.epoch(x, epoch)
+                score, error = math.nan, math.nan
+                if held_out is not None:
+                    score, error = held_out_elbo(self.vae, held_out, batch_size=self.batch_size)
+                rows.append((elbo, score, error, time.perf_counter() - start))
+                bar.set_postfix(elbo=f"{elbo:.2f}", held_out=f"{score:.2f}")
+                if self.should_stop(epoch, score, patience):
+                    break
+        if self.best_state is not None:
+            self.vae.load_state_dict(self.best_state)
+        names = ("elbo", "validation_elbo", "validation_elbo_std_error", "seconds")
+        columns = np.array(rows, dtype=float).T
+        return xr.Dataset(
+            {name: ("epoch", column) for name, column in zip(names, columns, strict=True)},
+            coords={"epoch": np.arange(len(rows))},
+        )
+
+    def epoch(self, x: Tensor, epoch: int) -> float:
+        """One pass over the data; the mean ELBO of a datum as seen on the way."""
+        self.vae.train()
+        total = 0.0
+        for batch in datasets.batches(x, self.batch_size):
+            total -= self.step(batch, epoch) * len(batch) / self._counts_as(len(batch))
+        return total / len(x)
+
+    def step(self, batch: Tensor, epoch: int) -> float:
+        self.optimizer.zero_grad()
+        loss = _loss_and_grads(self.objective, self.vae, batch)
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} in epoch {epoch}; no parameter has moved in this step. "
+                "Lower the learning rate, or look at the pair with pyro_vae.compare."
+            )
+        self.optimizer.step()
+        return loss
+
+    def _counts_as(self, size: int) -> int:
+        """What a batch counts as in the loss: data_size scales it up."""
+        return self.vae.model.data_size or size
+
+    def should_stop(self, epoch: int, score: float, patience: int | None) -> bool:
+        if patience is None:
+            self.best_epoch = epoch
+            return False
+        if score > self.best:
+            self.best, self.best_epoch = score, epoch
+            self.best_state = copy.deepcopy(self.vae.state_dict())
+        return epoch - self.best_epoch >= patience
+
+
+def held_out_elbo(
+    vae: VAE, x: Tensor, *, num_particles: int = 1, batch_size: int = 1024
+) -> tuple[float, float]:
+    """Return the mean ELBO of a datum and its standard error over data, in nats.
+
+    ELBO(x) = E_q[log p(x|z) + log p(z) - log q(z|x)], each datum by `num_particles` draws.
+    The mode (train or eval) of the VAE is left as it was; it is scored in eval mode.
+
+    Arguments:
+        vae: The VAE.
+        x: Data, with shape `(n, *event_shape)`.
+        num_particles: The number of draws a datum.
+        batch_size: The number of data to score at once.
+    """
+    mode = vae.training
+    vae.eval()
+    scores = []
+    with torch.no_grad():
+        for batch in x.split(batch_size):
+            draws = [_elbo_by_datum(vae, batch) for _ in range(num_particles)]
+            scores.append(torch.stack(draws).mean(0))
+    vae.train(mode)
+    by_datum = torch.cat(scores).to(torch.float64)
+    error = float(by_datum.std() / len(by_datum) ** 0.5) if len(by_datum) > 1 else math.nan
+    return float(by_datum.mean()), error
+
+
+def refuse_infinite(vae: VAE, x: Tensor, *, allow_infinite: bool) -> None:
+    """Raise if the KL of a latent site is infinite or undefined on these data.
+
+    Arguments:
+        vae: The VAE.
+        x: A batch of data.
+        allow_infinite: Whether an infinite KL is allowed; an undefined one never is.
+
+    Raises:
+        ValueError: Naming the site and the reason.
+    """
+    mode = vae.training
+    vae.eval()  # so that no running statistic moves
+    with torch.no_grad():
+        guide_trace, model_trace = _traces(vae, x)
+    vae.train(mode)
+    for name in vae.guide.sites:
+        route = kl.route(guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"])
+        infinite = not bool(route.finite.all())
+        if route.kind == "undefined" or (infinite and not allow_infinite):
+            cure = (
+                "" if route.kind == "undefined" else " To train all the same, allow_infinite=True."
+            )
+            raise ValueError(
+                f"site {name!r}: KL(q || p) is {'undefined' if not cure else 'infinite'}: "
+                f"{route.reason}.{cure}"
+            )
+
+
+def _traces(vae: VAE, x: Tensor) -> tuple[Any, Any]:
+    guide_trace = poutine.trace(vae.guide).get_trace(x)
+    return guide_trace, poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x)
+
+
+def _elbo_by_datum(vae: VAE, x: Tensor) -> Tensor:
+    guide_trace, model_trace = _traces(vae, x)
+    guide_trace.compute_log_prob()
+    model_trace.compute_log_prob()
+    scored = [model_trace.nodes[name]["unscaled_log_prob"] for name in (*vae.guide.sites, "x")]
+    guided = [guide_trace.nodes[name]["unscaled_log_prob"] for name in vae.guide.sites]
+    return sum(scored) - sum(guided)  # type: ignore[operator]
+
+
+def _loss_and_grads(objective: Any, vae: VAE, batch: Tensor) -> float:
+    # Pyro's ELBOs call backward only where a parameter site is seen, and ours are shown only to
+    # whoever collects them
+    with poutine.trace(param_only=True):
+        loss = objective.loss_and_grads(vae.model, vae.guide, batch)
+    return float(loss[0] if isinstance(loss, tuple) else loss)
+
+
+def _optimizer(given: Optimizer | MakeOptimizer | None, vae: VAE) -> Optimizer:
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError(
+            "the VAE has no trainable parameter. Are all frozen, or are the networks hidden in "
+            "plain functions?"
+        )
+    optimizer = given or (lambda p: Adam(p, lr=1e-3))
+    optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(parameters)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not held & {id(p) for p in parameters}:
+        raise ValueError(
+            "the optimizer holds none of this VAE's parameters (a deep copy or a reloaded VAE "
+            "has its own); give a callable such as `lambda p: torch.optim.Adam(p, lr=1e-3)`."
+        )
+    return optimizer
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
+
+
+def _device(vae: VAE) -> torch.device:
+    return next((p.device for p in vae.parameters()), torch.device("cpu"))

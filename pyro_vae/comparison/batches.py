@@ -1,0 +1,145 @@
+"""Streaming: the data cut into batches, and what the batches gave put together again."""
+
+from __future__ import annotations
+
+__all__ = ["Merged", "batch_weights", "cut", "merged"]
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from torch import Tensor
+
+from pyro_vae.comparison.draws import Site
+
+
+class Merged(NamedTuple):
+    """One site over all batches, as arrays.
+
+    Arguments:
+        site: The site as the first batch saw it.
+        sampled: log q - log p, with shape (draws, data), or (draws, 1) outside the plate.
+        rounding: The rounding error of one such number, by datum.
+        analytic: The exact KL, of the same shape, or None.
+        torch_form: The KL that `TraceMeanField_ELBO` computes, or None.
+        trace_term: What `Trace_ELBO` adds to its loss, with shape (draws,).
+        mean_field_term: What `TraceMeanField_ELBO` adds, or None where it refuses.
+    """
+
+    site: Site
+    sampled: np.ndarray
+    rounding: np.ndarray
+    analytic: np.ndarray | None
+    torch_form: np.ndarray | None
+    trace_term: np.ndarray
+    mean_field_term: np.ndarray | None
+
+    @property
+    def name(self) -> str:
+        """The name of the site."""
+        return self.site.name
+
+
+def cut(
+    args: tuple[Any, ...], kwargs: dict[str, Any], batch_size: int | None
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Yield the arguments for each batch: tensors as long as the first one are cut.
+
+    Arguments:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        batch_size: The number of data in a batch, or None for all at once.
+
+    Raises:
+        ValueError: If `batch_size` is not positive or no argument is a tensor.
+    """
+    if batch_size is None:
+        yield args, kwargs
+        return
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, not {batch_size}.")
+    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.dim()]
+    if not tensors:
+        raise ValueError("batch_size= needs the data as a tensor among the arguments.")
+    size = len(tensors[0])
+
+    def piece(value: Any, start: int) -> Any:
+        fits = isinstance(value, Tensor) and value.dim() and len(value) == size
+        return value[start : start + batch_size] if fits else value
+
+    for start in range(0, size, batch_size):
+        yield (
+            tuple(piece(a, start) for a in args),
+            {name: piece(value, start) for name, value in kwargs.items()},
+        )
+
+
+def batch_weights(
+    frames: Sequence[CondIndepStackFrame], sites: Sequence[Sequence[Site]]
+) -> list[float]:
+    """Return the weight of each batch's loss in that of all data.
+
+    A model that scales its plate to the full data size gives an estimate of the whole from each
+    batch, and the estimates are averaged; otherwise the batches add up.
+
+    Raises:
+        ValueError: If they would add up, but a latent site lies outside the data plate and so
+            would be counted once a batch.
+    """
+    sizes = [frame.size for frame in frames]
+    if len(frames) == 1:
+        return [1.0]
+    scaled = [f.full_size is not None and f.full_size > f.size for f in frames]
+    if all(scaled):
+        return [size / sum(sizes) for size in sizes]
+    outside = [site.name for site in sites[0] if not site.in_plate]
+    if outside:
+        raise ValueError(
+            f"site {outside[0]!r} lies outside the data plate, so its KL would be counted once "
+            "for each batch; compare without batch_size=, or give the plate its full size "
+            "(pyro.plate('data', N, subsample_size=len(x)))."
+        )
+    return [1.0] * len(frames)
+
+
+def merged(parts: Sequence[Site], weights: Sequence[float]) -> Merged:
+    """Put the batches of one site together.
+
+    Arguments:
+        parts: The site in each batch.
+        weights: The weight of each batch.
+    """
+
+    def joined(name: str) -> np.ndarray | None:
+        arrays = [_stack(getattr(part, name)) for part in parts]
+        if any(a is None for a in arrays):
+            return None
+        if parts[0].in_plate:
+            return np.concatenate([a for a in arrays if a is not None], axis=1)
+        return sum(w * a for w, a in zip(weights, arrays, strict=True) if a is not None)
+
+    def summed(name: str) -> np.ndarray | None:
+        arrays = [_stack(getattr(part, name)) for part in parts]
+        if any(a is None for a in arrays):
+            return None
+        return sum(w * a.sum(1) for w, a in zip(weights, arrays, strict=True) if a is not None)
+
+    sampled, rounding, trace_term = joined("sampled"), joined("rounding"), summed("trace_term")
+    assert sampled is not None
+    assert rounding is not None
+    assert trace_term is not None
+    return Merged(
+        site=parts[0],
+        sampled=sampled,
+        rounding=rounding.mean(0),
+        analytic=joined("analytic"),
+        torch_form=joined("torch_form"),
+        trace_term=trace_term,
+        mean_field_term=summed("mean_field_term"),
+    )
+
+
+def _stack(values: list[Tensor]) -> np.ndarray | None:
+    return torch.stack(values).cpu().numpy() if values else None

@@ -1,0 +1,69 @@
+"""Measuring without leaving a trace.
+
+Running a Pyro model draws random numbers, may create parameters in the global store, and may
+change buffers (BatchNorm). Inside `untouched` all of this may happen; afterwards it has not.
+"""
+
+from __future__ import annotations
+
+__all__ = ["RandomState", "modules_of", "random_state", "set_random_state", "untouched"]
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import pyro
+import torch
+from pyro.util import get_rng_state, set_rng_state
+from torch import nn
+
+from pyro_vae.closures import used_modules
+
+RandomState: TypeAlias = dict[str, Any]
+
+
+@contextmanager
+def untouched(*callables: Callable[..., Any]) -> Iterator[None]:
+    """Restore random states, parameter store, buffers and gradients on leaving.
+
+    Arguments:
+        *callables: Model and guide: modules, bound methods of modules, or functions.
+    """
+    modules = [m for c in callables for _, m in modules_of(c)]
+    buffers = [b for m in modules for b in m.buffers()]
+    before = [b.detach().clone() for b in buffers]
+    gradients = [(p, p.grad) for m in modules for p in m.parameters()]
+    gradients += [(p, p.grad) for _, p in pyro.get_param_store().named_parameters()]
+    state, store = random_state(), pyro.get_param_store()
+    try:
+        with store.scope(store.get_state()):
+            yield
+    finally:
+        set_random_state(state)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+
+
+def modules_of(function: Callable[..., Any]) -> list[tuple[str, nn.Module]]:
+    """Return the modules a model or guide runs, with the names to show for them."""
+    if isinstance(function, nn.Module):
+        return [("", function)]
+    return used_modules(function)
+
+
+def random_state() -> RandomState:
+    """Return the states of torch's (on every device), NumPy's and Python's generators."""
+    state: RandomState = get_rng_state()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: RandomState) -> None:
+    """Set all generators to a state returned by `random_state`."""
+    set_rng_state(state)
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])

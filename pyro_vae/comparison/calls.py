@@ -22,6 +22,7 @@ from pyro.infer import ELBO
 from scipy import stats
 from torch import Tensor
 
+from pyro_vae.comparison.draws import latent_sites
 from pyro_vae.comparison.guard import RandomState, modules_of, set_random_state
 
 PROJECTIONS = 8
@@ -74,6 +75,9 @@ def trainable(
     Returns:
         The tensors, and the names of those that Pyro is not told of, so that `SVI` would not
         train them.
+
+    Raises:
+        ValueError: If the guide does not draw one of the model's latent sites.
     """
     found: dict[str, Tensor] = {}
     for side, function in (("guide", guide), ("model", model)):
@@ -82,7 +86,8 @@ def trainable(
             found |= {f"{prefix}{n}": p for n, p in module.named_parameters()}
     with torch.no_grad(), poutine.trace(param_only=True) as capture:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
+        latent_sites(replayed.get_trace(*args, **kwargs).nodes, guide_trace.nodes)
     announced = {name: node["value"].unconstrained() for name, node in capture.trace.nodes.items()}
     known = {id(p) for p in announced.values()}
     leaves: dict[int, tuple[str, Tensor]] = {}

@@ -10,7 +10,7 @@ with the draws of the other sites, in the place of f.
 
 from __future__ import annotations
 
-__all__ = ["Draws", "Site", "data_plate", "draw_sites"]
+__all__ = ["Draws", "Site", "data_plate", "draw_sites", "latent_sites"]
 
 import math
 from collections.abc import Callable
@@ -21,6 +21,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -132,19 +133,30 @@ def data_plate(nodes: dict[str, Node], plate: str | None) -> CondIndepStackFrame
     return found[0]
 
 
-def _record(
-    sites: dict[str, Site],
-    model: dict[str, Node],
-    guide: dict[str, Node],
-    frame: CondIndepStackFrame,
-) -> None:
-    latent = [n for n, s in model.items() if s["type"] == "sample" and not s["is_observed"]]
+def latent_sites(model: dict[str, Node], guide: dict[str, Node]) -> list[str]:
+    """Return the names of the model's latent sites.
+
+    Raises:
+        ValueError: If the guide does not draw one of them.
+    """
+    samples = {n: s for n, s in model.items() if s["type"] == "sample"}
+    latent = [n for n, s in samples.items() if not (s["is_observed"] or site_is_subsample(s))]
     missing = [n for n in latent if n not in guide]
     if missing:
         raise ValueError(
             f"the model's latent site {missing[0]!r} is not drawn by the guide, so the ELBO has "
             "no term for it; sample it in the guide."
         )
+    return latent
+
+
+def _record(
+    sites: dict[str, Site],
+    model: dict[str, Node],
+    guide: dict[str, Node],
+    frame: CondIndepStackFrame,
+) -> None:
+    latent = latent_sites(model, guide)
     auxiliary = [n for n, s in guide.items() if s["type"] == "sample" and n not in model]
     for name in (*latent, *auxiliary):
         q, p = guide[name], model.get(name)

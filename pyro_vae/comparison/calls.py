@@ -7,7 +7,7 @@ of a few fixed projections of the differences (all coordinates, where there are 
 
 from __future__ import annotations
 
-__all__ = ["Calls", "call_elbo", "disagreement", "trainable"]
+__all__ = ["Calls", "call_elbo", "disagreement"]
 
 import time
 import warnings
@@ -22,8 +22,7 @@ from pyro.infer import ELBO
 from scipy import stats
 from torch import Tensor
 
-from pyro_vae.comparison.draws import latent_sites
-from pyro_vae.comparison.guard import RandomState, modules_of, set_random_state
+from pyro_vae.comparison.guard import RandomState, set_random_state
 
 PROJECTIONS = 8
 
@@ -62,39 +61,6 @@ class Calls:
         norm = max(float((mean**2).sum()) - variance / calls, 0.0) ** 0.5
         std = variance**0.5
         return norm, std, norm / std if std > 0 else float("inf" if norm > 0 else "nan")
-
-
-def trainable(
-    model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the trainable leaf tensors of model and guide by name.
-
-    Parameters of modules go by `model.` or `guide.` and their own name, others by their name in
-    Pyro's store.
-
-    Returns:
-        The tensors, and the names of those that Pyro is not told of, so that `SVI` would not
-        train them.
-
-    Raises:
-        ValueError: If the guide does not draw one of the model's latent sites.
-    """
-    found: dict[str, Tensor] = {}
-    for side, function in (("guide", guide), ("model", model)):
-        for label, module in modules_of(function):
-            prefix = f"{side}.{label}." if label else f"{side}."
-            found |= {f"{prefix}{n}": p for n, p in module.named_parameters()}
-    with torch.no_grad(), poutine.trace(param_only=True) as capture:
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
-        latent_sites(replayed.get_trace(*args, **kwargs).nodes, guide_trace.nodes)
-    announced = {name: node["value"].unconstrained() for name, node in capture.trace.nodes.items()}
-    known = {id(p) for p in announced.values()}
-    leaves: dict[int, tuple[str, Tensor]] = {}
-    for name, parameter in (found | announced).items():
-        if parameter.requires_grad:
-            leaves.setdefault(id(parameter), (name, parameter))
-    return dict(leaves.values()), [n for i, (n, _) in leaves.items() if i not in known]
 
 
 def call_elbo(

@@ -20,10 +20,11 @@ import xarray as xr
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vae.comparison.batches import batch_weights, cut, merged
-from pyro_vae.comparison.calls import call_elbo, trainable
+from pyro_vae.comparison.calls import call_elbo
 from pyro_vae.comparison.draws import draw_sites
 from pyro_vae.comparison.guard import random_state, set_random_state, untouched
 from pyro_vae.comparison.mean_field import biased_sites
+from pyro_vae.comparison.rehearsal import rehearse
 from pyro_vae.comparison.tables import FINDINGS, P_LIMIT, Z_LIMIT, by_elbo, by_site
 
 
@@ -92,7 +93,7 @@ def compare(
     pieces = list(cut(args, kwargs, batch_size))
     with untouched(model, guide):
         start = random_state()
-        parameters, unannounced = trainable(model, guide, *pieces[0])
+        parameters, unannounced = rehearse(model, guide, *pieces[0])
         set_random_state(start)  # the draws are those of an ELBO called from the caller's state
         drawn = [
             draw_sites(model, guide, a, k, num_draws=num_particles, plate=plate) for a, k in pieces

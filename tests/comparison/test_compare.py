@@ -310,11 +310,25 @@ def test_bad_calls_are_refused():
     with pytest.raises(ValueError, match="batch_size must be positive"):
         compare(vae.model, vae.guide, binary(), batch_size=0)
     with pytest.raises(ValueError, match="observes nothing"):
-        compare(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)), lambda: None)
+        compare(*[lambda: pyro.sample("z", dist.Normal(0.0, 1.0))] * 2)
     with pytest.raises(ValueError, match="'z' is not drawn by the guide"):
         compare(vae.model, lambda x: None, binary())
     with pytest.raises(ValueError, match="as a tensor"):
         compare(lambda: None, lambda: None, batch_size=3)
+
+
+def test_random_subsamples_are_refused():
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=3) as rows:
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[rows])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=3):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="plate 'data' draws its subsample at random"):
+        compare(model, guide, torch.randn(50))
 
 
 class Normalised(nn.Module):

@@ -1,0 +1,207 @@
+"""`fit`: it trains what it should, tells how it went, and leaves the rest alone."""
+
+import math
+
+import numpy as np
+import pyro
+import pytest
+import torch
+import xarray as xr
+from pyro.infer import (
+    JitTrace_ELBO,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyro_vae import VAE, fit
+from pyro_vae import families as fam
+from pyro_vae.training import held_out_elbo
+
+
+def linear_vae(prior=None, guide=None, **options):
+    return VAE(
+        prior or fam.Normal(1),
+        guide or fam.Normal(1, context=3),
+        fam.Normal(3, context=1, scale=0.5),
+        **options,
+    )
+
+
+@pytest.fixture
+def x():
+    z = torch.randn(150, 1)
+    return z @ torch.tensor([[1.0, -2.0, 0.5]]) + 0.5 * torch.randn(150, 3)
+
+
+def run(vae, x, **options):
+    return fit(vae, x, **{"epochs": 3, "progress": False, "batch_size": 40, **options})
+
+
+# JitTrace_ELBO rests on torch.jit, which torch means to retire
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    "objective", [Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO, RenyiELBO, JitTrace_ELBO]
+)
+def test_any_pyro_elbo_trains_every_parameter(x, objective):
+    vae = linear_vae()
+    before = [p.detach().clone() for p in vae.parameters()]
+    history = run(
+        vae, x[:120], objective=objective(), validation=x[120:], epochs=8,
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.03),
+    )
+    assert all(bool((a != b).all()) for a, b in zip(before, vae.parameters(), strict=True))
+    assert history.validation_elbo[-1] > history.validation_elbo[0]
+    assert history.attrs["objective"] == objective.__name__
+
+
+def test_the_history_is_per_datum_whatever_the_batch_size_and_scale(x):
+    elbos = []
+    for options in ({}, {"data_size": len(x)}):
+        torch.manual_seed(0)
+        history = run(linear_vae(**options), x, epochs=1, optimizer=lambda p: torch.optim.SGD(p, 0.0))
+        elbos.append(history.elbo.item())
+    assert elbos[0] == pytest.approx(elbos[1], rel=1e-5)
+
+
+def test_nothing_is_left_in_the_param_store(x):
+    pyro.param("mine", torch.tensor(2.0))
+    run(linear_vae(), x)
+    assert list(pyro.get_param_store()) == ["mine"]
+
+
+def test_weights_loaded_through_the_store_are_the_start_and_are_not_brought_back(x, tmp_path):
+    first = linear_vae(name="linear")
+    svi = pyro.infer.SVI(first.model, first.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    svi.step(x)
+    pyro.get_param_store().save(tmp_path / "weights.pt")
+    pyro.clear_param_store()
+    pyro.get_param_store().load(tmp_path / "weights.pt")
+    vae = linear_vae(name="linear")
+    run(vae, x, epochs=1, optimizer=lambda p: torch.optim.SGD(p, 1e-9))
+    for a, b in zip(first.parameters(), vae.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    run(vae, x)
+    trained = [p.detach().clone() for p in vae.parameters()]
+    vae.model(x)
+    assert all(torch.equal(a, b) for a, b in zip(trained, vae.parameters(), strict=True))
+
+
+def test_frozen_parameters_stay_frozen(x):
+    vae = linear_vae()
+    vae.model.decoder.requires_grad_(False)
+    before = [p.clone() for p in vae.model.decoder.parameters()]
+    run(vae, x)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, vae.model.decoder.parameters(), strict=True)
+    )
+
+
+def test_a_seed_makes_it_reproducible_and_leaves_the_random_state(x):
+    states, fits = [], []
+    for _ in range(2):
+        torch.manual_seed(5)
+        vae = linear_vae()
+        state = torch.get_rng_state()
+        fits.append(run(vae, x, seed=11))
+        states.append(torch.equal(state, torch.get_rng_state()))
+        torch.randn(3)
+    assert states == [True, True]
+    xr.testing.assert_equal(fits[0].drop_vars("seconds"), fits[1].drop_vars("seconds"))
+
+
+def test_patience_stops_and_goes_back_to_the_best(x):
+    vae = linear_vae()
+    history = run(
+        vae, x[:100], validation=x[100:], patience=2, epochs=60,
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.3),
+    )
+    assert history.attrs["stopped_early"] == 1
+    assert len(history.epoch) == history.attrs["best_epoch"] + 3
+    assert np.argmax(history.validation_elbo.values) == history.attrs["best_epoch"]
+    best, error = held_out_elbo(vae, x[100:], num_particles=50)
+    recorded = history.validation_elbo.max().item()
+    assert abs(best - recorded) < 5 * history.validation_elbo_std_error.max().item()
+    assert error > 0
+
+
+def test_the_held_out_elbo_is_the_closed_form():
+    """Guide and prior N(0, 1), decoder N(0, 0.5^2): ELBO = log N(x; 0, 0.5^2)."""
+    vae = linear_vae(guide=lambda h: fam.Normal(1)(), prior=fam.Normal(1))
+    with torch.no_grad():
+        vae.model.decoder.head.weight.zero_()
+        vae.model.decoder.head.bias.zero_()
+    x = torch.randn(1000, 3)
+    exact = torch.distributions.Normal(0.0, 0.5).log_prob(x).sum(-1)
+    elbo, error = held_out_elbo(vae, x, batch_size=300)
+    assert elbo == pytest.approx(exact.mean().item(), rel=1e-5)
+    assert error == pytest.approx((exact.std() / 1000**0.5).item(), rel=1e-4)
+    assert vae.training
+
+
+def test_data_may_be_an_array_a_dataset_or_a_loader(x):
+    for data in (x.numpy(), TensorDataset(x), DataLoader(TensorDataset(x), batch_size=7)):
+        assert np.isfinite(run(linear_vae(), data, epochs=1).elbo).all()
+
+
+def test_the_history_survives_a_file(x, tmp_path):
+    history = run(linear_vae(), x)
+    history.to_netcdf(tmp_path / "history.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "history.nc", engine="h5netcdf") as read:
+        xr.testing.assert_allclose(read, history)
+        assert read.attrs["units"] == "nats per datum"
+
+
+def test_the_progress_bar_goes_to_standard_error(x, capsys):
+    run(linear_vae(), x, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3/3" in err
+    run(linear_vae(), x)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_infinite_kl_is_refused_before_anything_moves(x):
+    vae = linear_vae(guide=fam.StudentT(1, context=3, df=1.5))
+    before = [p.detach().clone() for p in vae.parameters()]
+    with pytest.raises(ValueError, match=r"'z': KL\(q \|\| p\) is infinite: .*df = 1.5.*allow_infinite"):
+        run(vae, x)
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+    assert np.isfinite(run(vae, x, allow_infinite=True).elbo).all()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(x):
+    vae = linear_vae()
+    run(vae, x, epochs=1)
+    with torch.no_grad():
+        vae.guide.encoder.z.head.weight.zero_()
+        before = [p.detach().clone() for p in vae.parameters()]
+    with pytest.raises(FloatingPointError, match="epoch 0; no parameter has moved"):
+        run(vae, torch.full((10, 3), 1e25))
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+
+
+def test_bad_input_is_refused(x):
+    vae = linear_vae()
+    for option in ("epochs", "batch_size", "patience"):
+        with pytest.raises(ValueError, match=f"{option} must be at least 1"):
+            run(vae, x, **{option: 0, "validation": x})
+    with pytest.raises(ValueError, match="patience= needs validation="):
+        run(vae, x, patience=2)
+    with pytest.raises(ValueError, match="data .*NaN"):
+        run(vae, torch.full((3, 3), math.nan))
+    with pytest.raises(ValueError, match="holds none of this VAE's parameters"):
+        run(vae, x, optimizer=torch.optim.Adam(nn.Linear(1, 1).parameters()))
+    vae.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        run(vae, x)
+
+
+def test_an_optimizer_of_the_users_own_is_used(x):
+    vae = linear_vae()
+    optimizer = torch.optim.SGD(vae.parameters(), lr=1e-4)
+    assert run(vae, x, optimizer=optimizer).attrs["optimizer"] == "SGD"

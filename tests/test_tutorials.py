@@ -1,0 +1,52 @@
+"""The tutorials run, and say what they promise."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "tutorials"
+TUTORIALS = sorted(FOLDER.glob("*.py"))
+
+PROMISES = {
+    "01_elbo_identity": [
+        r"holds to \d\.\de-1[0-9] by both ELBOs",
+        r"Trace_ELBO +-?\d+\.\d+ \+- 0\.0000",
+    ],
+    "02_any_prior": [
+        r"Gaussian +.*closed +analytic",
+        r"Student-t +.*fallback",
+        r"Beta\(2, 1\) +.*fallback",
+        r"learnable Student-t",
+        r"Beta\(2, 1\), Beta guide +.*closed +analytic",
+        r"refused: .*Normal guide.*Beta prior.*fam\.Beta",
+    ],
+}
+
+
+def test_every_tutorial_is_numbered_and_has_promises():
+    assert [t.stem for t in TUTORIALS] == sorted(PROMISES)
+    assert [int(t.stem[:2]) for t in TUTORIALS] == list(range(1, len(TUTORIALS) + 1))
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+def test_the_tutorial_runs_and_keeps_its_promises(tutorial, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(tutorial)],
+        env={**os.environ, "SMOKE": "1", "PYTHONPATH": str(FOLDER.parent)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for promise in PROMISES[tutorial.stem]:
+        assert re.search(promise, done.stdout), f"{promise!r} not in:\n{done.stdout}"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+def test_the_tutorial_is_short(tutorial):
+    assert tutorial.read_text().count("# %%") <= 20

@@ -147,7 +147,8 @@ def _aligned(mask: Tensor, x: Tensor) -> Tensor:
         raise TypeError(f"mask must be boolean (True = observed), not {mask.dtype}.")
     if mask.dim() == 1 and len(mask) == len(x):
         return mask.reshape(-1, *[1] * (x.dim() - 1))
-    fits = mask.dim() == x.dim() and all(m in (1, n) for m, n in zip(mask.shape, x.shape))
+    sizes = zip(mask.shape, x.shape, strict=False)
+    fits = mask.dim() == x.dim() and all(m in (1, n) for m, n in sizes)
     if not fits:
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}; it must have shape ({len(x)},) or broadcast to "

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
@@ -317,7 +318,7 @@ def _family(conditional: Conditional) -> Family | None:
 
 def _side(d: TorchDistribution) -> Side:
     base: Any = d
-    while isinstance(base, pyro.distributions.Independent):
+    while isinstance(base, dist.Independent):
         base = base.base_dist
     return Side(type(base).__name__, d.support, tuple(d.event_shape))  # type: ignore[arg-type]
 

@@ -51,7 +51,11 @@ def test_any_pyro_elbo_trains_every_parameter(x, objective):
     vae = linear_vae()
     before = [p.detach().clone() for p in vae.parameters()]
     history = run(
-        vae, x[:120], objective=objective(), validation=x[120:], epochs=8,
+        vae,
+        x[:120],
+        objective=objective(),
+        validation=x[120:],
+        epochs=8,
         optimizer=lambda p: torch.optim.Adam(p, lr=0.03),
     )
     assert all(bool((a != b).all()) for a, b in zip(before, vae.parameters(), strict=True))
@@ -63,7 +67,9 @@ def test_the_history_is_per_datum_whatever_the_batch_size_and_scale(x):
     elbos = []
     for options in ({}, {"data_size": len(x)}):
         torch.manual_seed(0)
-        history = run(linear_vae(**options), x, epochs=1, optimizer=lambda p: torch.optim.SGD(p, 0.0))
+        history = run(
+            linear_vae(**options), x, epochs=1, optimizer=lambda p: torch.optim.SGD(p, 0.0)
+        )
         elbos.append(history.elbo.item())
     assert elbos[0] == pytest.approx(elbos[1], rel=1e-5)
 
@@ -117,7 +123,11 @@ def test_a_seed_makes_it_reproducible_and_leaves_the_random_state(x):
 def test_patience_stops_and_goes_back_to_the_best(x):
     vae = linear_vae()
     history = run(
-        vae, x[:100], validation=x[100:], patience=2, epochs=60,
+        vae,
+        x[:100],
+        validation=x[100:],
+        patience=2,
+        epochs=60,
         optimizer=lambda p: torch.optim.Adam(p, lr=0.3),
     )
     assert history.attrs["stopped_early"] == 1
@@ -168,7 +178,9 @@ def test_the_progress_bar_goes_to_standard_error(x, capsys):
 def test_an_infinite_kl_is_refused_before_anything_moves(x):
     vae = linear_vae(guide=fam.StudentT(1, context=3, df=1.5))
     before = [p.detach().clone() for p in vae.parameters()]
-    with pytest.raises(ValueError, match=r"'z': KL\(q \|\| p\) is infinite: .*df = 1.5.*allow_infinite"):
+    with pytest.raises(
+        ValueError, match=r"'z': KL\(q \|\| p\) is infinite: .*df = 1.5.*allow_infinite"
+    ):
         run(vae, x)
     assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
     assert np.isfinite(run(vae, x, allow_infinite=True).elbo).all()

@@ -36,8 +36,14 @@ def train(prior, guide=None):
         encoder=nn.Sequential(networks.MLP(64, HIDDEN), guide),
         decoder=nn.Sequential(networks.MLP(LATENT, HIDDEN), fam.Bernoulli(64, context=HIDDEN)),
     )
-    fit(vae, digits.train, epochs=EPOCHS, seed=1, progress=False,
-        optimizer=lambda p: torch.optim.Adam(p, lr=3e-3))
+    fit(
+        vae,
+        digits.train,
+        epochs=EPOCHS,
+        seed=1,
+        progress=False,
+        optimizer=lambda p: torch.optim.Adam(p, lr=3e-3),
+    )
     return vae
 
 
@@ -48,10 +54,14 @@ def report(name, vae):
     count, site, trace = len(digits.test), table.isel(site=0), table.sel(elbo="Trace_ELBO")
     elbo = f"{-trace.loss.item() / count:.2f} +- {trace.loss_std_error.item() / count:.2f}"
     exact = f"{site.kl_analytic_total.item() / count:.3f}"
-    sampled = f"{site.kl_sampled_total.item() / count:.3f} +- " \
-              f"{site.kl_sampled_total_std_error.item() / count:.3f}"
-    print(f"{name:24}{elbo:>17}{exact.replace('nan', 'none'):>9}{sampled:>18}   "
-          f"{site.kl_route.item():9}{site.mean_field_route.item()}")
+    sampled = (
+        f"{site.kl_sampled_total.item() / count:.3f} +- "
+        f"{site.kl_sampled_total_std_error.item() / count:.3f}"
+    )
+    print(
+        f"{name:24}{elbo:>17}{exact.replace('nan', 'none'):>9}{sampled:>18}   "
+        f"{site.kl_route.item():9}{site.mean_field_route.item()}"
+    )
 
 
 # %%

@@ -118,13 +118,16 @@ def merged(parts: Sequence[Site], weights: Sequence[float]) -> Merged:
             return None
         if parts[0].in_plate:
             return np.concatenate([a for a in arrays if a is not None], axis=1)
-        return sum(w * a for w, a in zip(weights, arrays, strict=True) if a is not None)
+        return np.sum(
+            [w * a for w, a in zip(weights, arrays, strict=True) if a is not None], axis=0
+        )
 
     def summed(name: str) -> np.ndarray | None:
         arrays = [_stack(getattr(part, name)) for part in parts]
         if any(a is None for a in arrays):
             return None
-        return sum(w * a.sum(1) for w, a in zip(weights, arrays, strict=True) if a is not None)
+        parts_ = [w * a.sum(1) for w, a in zip(weights, arrays, strict=True) if a is not None]
+        return np.sum(parts_, axis=0)
 
     sampled, rounding, trace_term = joined("sampled"), joined("rounding"), summed("trace_term")
     assert sampled is not None

@@ -128,7 +128,7 @@ def _one_call(
 
 
 def _loss_and_gradients(
-    elbo: ELBO, model: Any, guide: Any, args: Any, kwargs: Any, parameters: Mapping[str, Tensor]
+    elbo: Any, model: Any, guide: Any, args: Any, kwargs: Any, parameters: Mapping[str, Tensor]
 ) -> tuple[float, dict[str, Tensor]]:
     leaves = list(parameters.values())
     with torch.enable_grad():
@@ -141,7 +141,7 @@ def _loss_and_gradients(
             for leaf in leaves:
                 leaf.grad = None
             with poutine.trace(param_only=True):
-                value = elbo.loss_and_grads(model, guide, *args, **kwargs)  # type: ignore[attr-defined]
+                value = elbo.loss_and_grads(model, guide, *args, **kwargs)
             value = value[0] if isinstance(value, tuple) else value
             found = tuple(leaf.grad for leaf in leaves)
     return float(value), {

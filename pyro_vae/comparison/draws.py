@@ -13,9 +13,9 @@ from __future__ import annotations
 __all__ = ["Draws", "Site", "data_plate", "draw_sites", "latent_sites"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from pyro.distributions.util import scale_and_mask
@@ -30,7 +30,8 @@ from pyro_vae.comparison.guard import RandomState, random_state
 from pyro_vae.comparison.mean_field import ANALYTIC, FALLBACK, MeanFieldTerm, mean_field_term
 from pyro_vae.kl.parameters import tensors
 
-Node = dict[str, Any]
+# a site as Pyro's traces hold it
+Node: TypeAlias = Any
 
 
 @dataclass
@@ -111,7 +112,7 @@ def draw_sites(
     return Draws(list(sites.values()), states, frame)
 
 
-def data_plate(nodes: dict[str, Node], plate: str | None) -> CondIndepStackFrame:
+def data_plate(nodes: Mapping[str, Node], plate: str | None) -> CondIndepStackFrame:
     """Return the outermost vectorised plate that all observed sites share, or the one named.
 
     Raises:
@@ -133,7 +134,7 @@ def data_plate(nodes: dict[str, Node], plate: str | None) -> CondIndepStackFrame
     return found[0]
 
 
-def latent_sites(model: dict[str, Node], guide: dict[str, Node]) -> list[str]:
+def latent_sites(model: Mapping[str, Node], guide: Mapping[str, Node]) -> list[str]:
     """Return the names of the model's latent sites.
 
     Raises:
@@ -152,8 +153,8 @@ def latent_sites(model: dict[str, Node], guide: dict[str, Node]) -> list[str]:
 
 def _record(
     sites: dict[str, Site],
-    model: dict[str, Node],
-    guide: dict[str, Node],
+    model: Mapping[str, Node],
+    guide: Mapping[str, Node],
     frame: CondIndepStackFrame,
 ) -> None:
     latent = latent_sites(model, guide)
@@ -231,7 +232,7 @@ def _rows(value: Tensor, node: Node, frame: CondIndepStackFrame | None) -> Tenso
     """Sum over all plates but the data plate: shape (data,), or (1,) outside of it."""
     batch = node["fn"].batch_shape
     value = value.to(torch.float64).expand(batch)
-    if frame is None:
+    if frame is None or frame.dim is None:
         return value.sum().reshape(1)
     return value.movedim(frame.dim, 0).reshape(batch[frame.dim], -1).sum(-1)
 

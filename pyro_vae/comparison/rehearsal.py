@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["rehearse"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,7 +37,8 @@ def rehearse(
         replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
         latent_sites(replayed.get_trace(*args, **kwargs).nodes, guide_trace.nodes)
         _refuse_random_rows(guide_trace.nodes, guide, args, kwargs)
-    announced = {name: node["value"].unconstrained() for name, node in capture.trace.nodes.items()}
+    sites: Any = capture.trace.nodes
+    announced = {name: site["value"].unconstrained() for name, site in sites.items()}
     known = {id(p) for p in announced.values()}
     leaves: dict[int, tuple[str, Tensor]] = {}
     for name, parameter in (_module_parameters(model, guide) | announced).items():
@@ -55,7 +56,7 @@ def _module_parameters(model: Any, guide: Any) -> dict[str, Tensor]:
     return found
 
 
-def _refuse_random_rows(nodes: dict[str, Node], guide: Any, args: Any, kwargs: Any) -> None:
+def _refuse_random_rows(nodes: Mapping[str, Node], guide: Any, args: Any, kwargs: Any) -> None:
     partial = [
         name
         for name, node in nodes.items()

@@ -38,8 +38,8 @@ class LogitNormal(TorchDistribution):
         True
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.unit_interval
+    arg_constraints: Any = {"loc": constraints.real, "scale": constraints.positive}
+    support: Any = constraints.unit_interval
     has_rsample = True
 
     def __init__(
@@ -52,7 +52,7 @@ class LogitNormal(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: LogitNormal | None = None) -> LogitNormal:
         """Return the same distribution over a larger batch shape."""
-        new = self._get_checked_instance(LogitNormal, _instance)
+        new: Any = self._get_checked_instance(LogitNormal, _instance)
         new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
         super(LogitNormal, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args

@@ -101,9 +101,7 @@ class Planted(dist.Normal):
 def wrong_form():
     @torch_kl.register_kl(Planted, torch.distributions.Normal)
     def wrong(q, p):
-        return 1.2 * torch_kl.kl_divergence(
-            torch.distributions.Normal(q.loc, q.scale), p
-        )
+        return 1.2 * torch_kl.kl_divergence(torch.distributions.Normal(q.loc, q.scale), p)
 
     yield
     torch_kl._KL_REGISTRY.pop((Planted, torch.distributions.Normal))
@@ -349,7 +347,9 @@ def test_nothing_of_the_callers_changes():
     values = [g.clone() for g in gradients]
     pyro.param("mine", torch.tensor(1.0))
     random, numpy_random = torch.get_rng_state(), np.random.get_state()[1].copy()
-    compare(vae.model, vae.guide, x, num_particles=3, elbos=(Trace_ELBO, RenyiELBO(num_particles=2)))
+    compare(
+        vae.model, vae.guide, x, num_particles=3, elbos=(Trace_ELBO, RenyiELBO(num_particles=2))
+    )
     assert list(pyro.get_param_store()) == ["mine"]
     assert all(torch.equal(v, state[k]) for k, v in vae.state_dict().items())
     assert all(p.grad is g for p, g in zip(vae.parameters(), gradients, strict=True))
@@ -417,9 +417,19 @@ def test_gradients_are_those_of_the_closed_form():
 
 def test_any_elbo_class_or_instance_is_called():
     vae = make_vae(fam.Normal(2), fam.Normal(2, context=16))
-    elbos = (Trace_ELBO, TraceEnum_ELBO(max_plate_nesting=1), RenyiELBO(num_particles=2), Trace_ELBO)
+    elbos = (
+        Trace_ELBO,
+        TraceEnum_ELBO(max_plate_nesting=1),
+        RenyiELBO(num_particles=2),
+        Trace_ELBO,
+    )
     table = compare(vae.model, vae.guide, binary(), num_particles=4, elbos=elbos)
-    assert list(table.elbo.values) == ["Trace_ELBO 1", "TraceEnum_ELBO", "RenyiELBO", "Trace_ELBO 2"]
+    assert list(table.elbo.values) == [
+        "Trace_ELBO 1",
+        "TraceEnum_ELBO",
+        "RenyiELBO",
+        "Trace_ELBO 2",
+    ]
     assert np.isfinite(table.loss).all()
     assert (table.gradient_norm > 0).any("parameter").all()
     assert (table.gradients_p_value.sel(elbo="Trace_ELBO 2") == 1).all()

@@ -1,0 +1,18 @@
+"""KL divergences: exact where possible, refused or infinite where not, and always told which."""
+
+from pyro_vae.kl import closed_forms as closed_forms
+from pyro_vae.kl.divergence import NoExactKL, divergence
+from pyro_vae.kl.estimate import Estimate, estimate
+from pyro_vae.kl.route import Route, route
+from pyro_vae.kl.table import register, same_class
+
+__all__ = [
+    "Estimate",
+    "NoExactKL",
+    "Route",
+    "divergence",
+    "estimate",
+    "register",
+    "route",
+    "same_class",
+]

@@ -1,0 +1,187 @@
+"""The table of registered forms, and the one rule by which classes are matched.
+
+Dispatch on inheritance is how a wrong number gets in: a subclass with another density inherits
+its parent's KL. Here a form belongs to exactly the classes it was written for. The only
+identification is that of a Pyro class with the torch class which it wraps without changing the
+density, so that `pyro.distributions.Normal` and `torch.distributions.Normal` are one class.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Form", "Key", "canonical", "forms", "key_of", "lookup", "register", "same_class"]
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import pyro.distributions as dist
+import torch.distributions as td
+from pyro.distributions.inverse_gamma import InverseGamma
+from torch import Tensor
+from torch.distributions import Distribution
+
+Form = Callable[..., Tensor]
+"""A function of (q, p) that returns KL(q || p), in nats, of the broadcast batch shape."""
+
+Key = type[Distribution] | tuple[type[Distribution], type[Distribution]]
+"""A class, or `(Independent, Base)` for a product of independent `Base` elements."""
+
+_FORMS: dict[tuple[Key, Key], Form] = {}
+
+# classes of Pyro's own with the density and the attributes of torch's
+_TWINS: dict[type, type] = {
+    InverseGamma: td.InverseGamma,
+    dist.OMTMultivariateNormal: td.MultivariateNormal,
+}
+
+
+def canonical(cls: type[Distribution]) -> type[Distribution]:
+    """Return the class that stands for `cls`: torch's, if `cls` is Pyro's wrapper of it.
+
+    Arguments:
+        cls: A class of distributions.
+
+    Returns:
+        torch's class for a direct wrapper of Pyro's, else `cls` itself.
+
+    Example:
+        >>> canonical(dist.Normal) is td.Normal
+        True
+    """
+    if cls.__module__ == "pyro.distributions.torch":
+        return cls.__bases__[0]
+    return _TWINS.get(cls, cls)
+
+
+def same_class(a: Distribution | type[Distribution], b: Distribution | type[Distribution]) -> bool:
+    """Say whether two distributions are of exactly the same class, Pyro's wrappers apart.
+
+    Arguments:
+        a: A distribution or a class of distributions.
+        b: Another one.
+
+    Returns:
+        True if both stand for the same class; a subclass is not the same class.
+
+    Example:
+        >>> same_class(dist.Normal(0.0, 1.0), td.Normal)
+        True
+        >>> same_class(td.Chi2, td.Gamma)
+        False
+    """
+    return canonical(_class_of(a)) is canonical(_class_of(b))
+
+
+def _class_of(d: Distribution | type[Distribution]) -> type[Distribution]:
+    return d if isinstance(d, type) else type(d)
+
+
+def key_of(d: Distribution) -> Key:
+    """Return the key under which forms of `d` are registered.
+
+    Arguments:
+        d: A distribution.
+
+    Returns:
+        Its canonical class; for independent elements the pair `(Independent, Base)`.
+
+    Example:
+        >>> key_of(dist.Normal(0.0, 1.0).expand([3]).to_event(1))[1] is td.Normal
+        True
+    """
+    cls = canonical(type(d))
+    if isinstance(d, td.Independent):
+        return (cls, canonical(type(d.base_dist)))
+    return cls
+
+
+def register(q: Key, p: Key) -> Callable[[Form], Form]:
+    """Register a closed form of KL(q || p): `@register(Q, P)`.
+
+    The form is called with two distributions of exactly these classes (Pyro's wrappers of
+    torch's classes included), both expanded to the broadcast batch shape and, for classes of
+    torch, Pyro and this package, with parameters in float64. Where the KL is known to be
+    infinite its value and gradient are discarded. It is consulted before torch's own table.
+
+    Arguments:
+        q: The class of the first argument, or `(Independent, Base)` for a product of
+            independent elements of class `Base`.
+        p: The class of the second argument, likewise.
+
+    Returns:
+        A decorator that returns the function unchanged.
+
+    Raises:
+        ValueError: If the pair is registered already, or the function has no docstring.
+
+    Example:
+        >>> class Coin(dist.Bernoulli):
+        ...     pass
+        >>> @register(Coin, Coin)
+        ... def coins(q, p):
+        ...     \"\"\"KL between two coins.\"\"\"
+        ...     return q.probs * (q.probs / p.probs).log()
+        >>> lookup(Coin, Coin) is coins
+        True
+    """
+    key = (_canonical_key(q), _canonical_key(p))
+
+    def add(form: Form) -> Form:
+        if key in _FORMS:
+            raise ValueError(
+                f"KL({_name(key[0])} || {_name(key[1])}) is registered already "
+                f"({_where(_FORMS[key])}); a second form ({_where(form)}) would replace it in "
+                "silence, so register it for a class of your own."
+            )
+        if not inspect.getdoc(form):
+            raise ValueError(
+                f"the form of KL({_name(key[0])} || {_name(key[1])}) ({_where(form)}) has no "
+                "docstring; write down the formula and its source."
+            )
+        _FORMS[key] = form
+        return form
+
+    return add
+
+
+def lookup(q: Key, p: Key) -> Form | None:
+    """Return the form registered for exactly this pair, or None.
+
+    Arguments:
+        q: The class (or key) of the first argument.
+        p: The class (or key) of the second argument.
+
+    Returns:
+        The function that was registered, None without one.
+
+    Example:
+        >>> class Unheard(td.Normal):
+        ...     pass
+        >>> lookup(Unheard, td.Normal) is None
+        True
+    """
+    return _FORMS.get((_canonical_key(q), _canonical_key(p)))
+
+
+def forms() -> Mapping[tuple[Key, Key], Form]:
+    """Return a live, read-only view of all registered forms by their pair of keys.
+
+    Example:
+        >>> len(forms()) > 0
+        True
+    """
+    return MappingProxyType(_FORMS)
+
+
+def _canonical_key(key: Key) -> Key:
+    if isinstance(key, tuple):
+        return (canonical(key[0]), canonical(key[1]))
+    return canonical(key)
+
+
+def _name(key: Key) -> str:
+    return ".".join(c.__name__ for c in key) if isinstance(key, tuple) else key.__name__
+
+
+def _where(form: Form) -> str:
+    return f"{form.__module__}.{getattr(form, '__qualname__', form)}"

@@ -218,7 +218,9 @@ def _marginals(q: Any, p: Any) -> Plan | None:
         return of() + total_correlation
 
     how = "of the marginals, plus the total correlation"
-    return _changed(elements, elements.batch, elements.finite, value, how)
+    reduced = _changed(elements, elements.batch, elements.finite, value, how)
+    # torch may have the form of the marginals, but not that of the pair
+    return reduced if reduced.value is None else reduced._replace(source="pyro_vae")
 
 
 def _transformed(q: Any, p: Any) -> Plan | None:

@@ -24,6 +24,7 @@ class MLP(nn.Sequential):
         ValueError: If no width is given.
 
     Example:
+        >>> import torch
         >>> MLP((4, 10), 128, 64)(torch.zeros(7, 4, 10)).shape
         torch.Size([7, 64])
     """

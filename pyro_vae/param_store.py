@@ -12,19 +12,22 @@ from __future__ import annotations
 
 __all__ = ["announce"]
 
-from weakref import WeakValueDictionary
+from collections.abc import MutableMapping
+from weakref import WeakValueDictionary, ref
 
 import pyro
 import torch
+from pyro.nn import PyroModule
 from pyro.params import param_with_module_name
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 # every tensor we ever put into a store, as long as it lives
 _OURS: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
-# every loaded tensor whose values a module has taken over already
-_TAKEN: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+# for every parameter, the loaded tensor whose values it has taken over already
+_TAKEN: MutableMapping[Tensor, ref[Tensor]] = WeakTensorKeyDictionary()
 
 
 def announce(name: str, module: nn.Module, *, fixed: bool) -> None:
@@ -42,8 +45,8 @@ def announce(name: str, module: nn.Module, *, fixed: bool) -> None:
 
     Raises:
         ValueError: If the store holds parameters of another module under these names, or
-            values of another shape, or if a parameter is not contiguous (Pyro would train a
-            copy of it).
+            values of another shape, if a parameter is not contiguous (Pyro would train a
+            copy of it), or if a frozen one belongs to a PyroModule (Pyro would thaw it).
 
     Example:
         >>> net = nn.Linear(2, 1)
@@ -52,6 +55,7 @@ def announce(name: str, module: nn.Module, *, fixed: bool) -> None:
         False
     """
     store, collecting = pyro.get_param_store(), _collecting()
+    _refuse_to_thaw(name, module)
     for parameter_name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -66,6 +70,20 @@ def announce(name: str, module: nn.Module, *, fixed: bool) -> None:
                 )
             pyro.param(full, parameter)
             _OURS[id(parameter)] = parameter
+
+
+def _refuse_to_thaw(name: str, module: nn.Module) -> None:
+    """Raise if a PyroModule holds frozen parameters, which calling it would unfreeze."""
+    if pyro.settings.get("module_local_params"):
+        return  # the mode in which Pyro leaves them alone
+    for path, part in module.named_modules():
+        frozen = [n for n, p in part.named_parameters(recurse=False) if not p.requires_grad]
+        if frozen and isinstance(part, PyroModule):
+            raise ValueError(
+                f"parameter {param_with_module_name(name, f'{path}.{frozen[0]}')!r} is frozen, "
+                "but belongs to a PyroModule, and Pyro would train it all the same. Build the "
+                "network of plain torch modules."
+            )
 
 
 def _collecting() -> bool:
@@ -92,10 +110,11 @@ def _take_over(full: str, parameter: Tensor, *, fixed: bool) -> None:
             f"Pyro's parameter store holds {full!r} with shape {tuple(stored.shape)}, but the "
             f"module's parameter has shape {tuple(parameter.shape)}; the networks differ."
         )
-    if _TAKEN.get(id(stored)) is not stored:
+    taken = _TAKEN.get(parameter)
+    if taken is None or taken() is not stored:
         # once only: a store that is put back (as by scope()) must not undo later training
         with torch.no_grad():
             parameter.copy_(stored)
-        _TAKEN[id(stored)] = stored
+        _TAKEN[parameter] = ref(stored)
     store[full] = parameter
     _OURS[id(parameter)] = parameter

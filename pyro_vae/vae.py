@@ -198,8 +198,7 @@ class Model(_Half):
             return pyro.sample("x", likelihood, obs=x)
 
     def _latent(self, name: str, prior: Conditional, y: Tensor | None) -> tuple[Tensor, int]:
-        looks = y is not None and getattr(prior, "context", 0)
-        p = _distribution(prior(y) if looks and y is not None else prior(), f"prior {name!r}")
+        p = _distribution(_prior(prior, y, name), f"prior {name!r}")
         self.pairing.check(name, p)
         z = pyro.sample(name, p)
         self.pairing.check_draw(name, p, z)
@@ -321,6 +320,15 @@ def _side(d: TorchDistribution) -> Side:
     while isinstance(base, dist.Independent):
         base = base.base_dist
     return Side(type(base).__name__, d.support, tuple(d.event_shape))  # type: ignore[arg-type]
+
+
+def _prior(prior: Conditional, y: Tensor | None, name: str) -> Any:
+    """p(z), or p(z|y) if the prior is one that looks at something."""
+    if not (isinstance(prior, nn.Sequential) or getattr(prior, "context", 0)):
+        return prior()
+    if y is None:
+        raise ValueError(f"prior {name!r} is conditional; pass what it looks at as y=.")
+    return prior(y)
 
 
 def _fill(decoder: Conditional) -> float:

@@ -17,6 +17,7 @@ class Poisson(Family):
     """A likelihood for counts: log p(x) = sum_i x_i log rate_i - rate_i - log x_i!.
 
     Example:
+        >>> import torch
         >>> Poisson(2)().log_prob(torch.tensor([0.0, 1.0])).item()
         -2.0
     """

@@ -13,7 +13,13 @@ from pyro_vae.families.parameters import Parameter
 
 
 def _logits(family: Family) -> tuple[int, ...]:
-    return *family.features, getattr(family, "categories")  # noqa: B009 (an option, set by name)
+    categories = getattr(family, "categories")  # noqa: B009 (an option, set by name)
+    if categories < 2:
+        raise ValueError(
+            f"{type(family).__name__}: categories must be at least 2, not {categories}: with "
+            "fewer there is nothing to choose from."
+        )
+    return *family.features, categories
 
 
 @register
@@ -49,6 +55,7 @@ class Bernoulli(Family):
     Data strictly between 0 and 1 are not binary; binarise them or use `ContinuousBernoulli`.
 
     Example:
+        >>> import torch
         >>> Bernoulli(2)().log_prob(torch.tensor([0.0, 1.0])).item()  # -2 log 2
         -1.386...
     """
@@ -68,6 +75,7 @@ class Categorical(Family):
     `categories` is K; a draw has shape `features` and holds class numbers.
 
     Example:
+        >>> import torch
         >>> Categorical(2, categories=5)().log_prob(torch.tensor([0, 4])).item()  # -2 log 5
         -3.218...
     """

@@ -144,7 +144,8 @@ class Family(nn.Module):
         cls, features: int | tuple[int, ...] = 3, context: int = 0, *, learnable: bool = False
     ) -> Family:
         """Return a member to test or to list: the standard one, with options that are small."""
-        return cls(features, context, learnable=learnable, **cls.example_options)
+        options: dict[str, Any] = dict(cls.example_options)
+        return cls(features, context, learnable=learnable, **options)
 
     @classmethod
     def fits(cls, support: Constraint) -> bool:
@@ -162,7 +163,7 @@ class Family(nn.Module):
         self._check_context(context)
         values = dict(self.named_buffers(recurse=False))
         for name in self.learned:
-            values[name] = self.spec[name].transform(getattr(self, f"raw_{name}"))
+            values[name] = self._constrained(name, getattr(self, f"raw_{name}"))
         if context is not None:
             values |= self._predict(context)
         return values
@@ -171,9 +172,14 @@ class Family(nn.Module):
         batch, shapes = context.shape[:-1], [self._raw_shape(name) for name in self.predicted]
         pieces = self.head(context).split([math.prod(s) for s in shapes], dim=-1)
         return {
-            name: self.spec[name].transform(piece.reshape(*batch, *shape))
+            name: self._constrained(name, piece.reshape(*batch, *shape))
             for name, piece, shape in zip(self.predicted, pieces, shapes, strict=True)
         }
+
+    def _constrained(self, name: str, raw: Tensor) -> Tensor:
+        value = self.spec[name].transform(raw)
+        assert isinstance(value, Tensor)
+        return value
 
     def _shape(self, name: str) -> tuple[int, ...]:
         shape = self.spec[name].shape
@@ -196,7 +202,7 @@ class Family(nn.Module):
                 continue
             value = self._checked(name, given[name]) if name in given else self._standard(name)
             if name in learned:
-                raw = self.spec[name].transform.inv(self._checked_start(name, value))
+                raw = self.spec[name].unconstrained(self._checked_start(name, value))
                 self.register_parameter(f"raw_{name}", nn.Parameter(raw.clone()))
             else:
                 self.register_buffer(name, value)
@@ -205,7 +211,7 @@ class Family(nn.Module):
 
     def _make_head(self) -> nn.Linear:
         start = [
-            self.spec[name].transform.inv(self._standard(name)).flatten()
+            self.spec[name].unconstrained(self._standard(name)).flatten()
             for name in self.predicted
         ]
         bias = torch.cat(start)
@@ -368,7 +374,9 @@ def fitting_data(x: Tensor) -> list[str]:
         'ContinuousBernoulli'
     """
     likelihoods = [cls for cls in registry.values() if "likelihood" in cls.roles]
-    fit = [c for c in likelihoods if bool(c.example(x.shape[1:]).support.check(x).all())]
+    events = x if x.dim() > 1 else x.unsqueeze(-1)
+    shape = tuple(events.shape[1:])
+    fit = [c for c in likelihoods if bool(c.example(shape).support.check(events).all())]
     return sorted(c.__name__ for c in fit)
 
 

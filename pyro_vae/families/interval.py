@@ -15,9 +15,10 @@ from pyro_vae.families.parameters import Parameter
 
 @register
 class Beta(Family):
-    """Independent Betas: p(z_i) proportional to z_i^(concentration1 - 1) (1 - z_i)^(concentration0 - 1).
+    """Independent Betas: p(z_i) proportional to z_i^(a - 1) (1 - z_i)^(b - 1).
 
-    The standard member is Beta(1, 1), the uniform distribution.
+    a = concentration1, b = concentration0. The standard member is Beta(1, 1), the uniform
+    distribution.
 
     Example:
         >>> Beta(2, concentration1=2.0, concentration0=1.0)().mean
@@ -39,6 +40,7 @@ class LogitNormal(Family):
     """Independent logit-normals: z_i = sigmoid(y_i), y_i ~ N(loc_i, scale_i^2).
 
     Example:
+        >>> import torch
         >>> LogitNormal(2)().log_prob(torch.tensor([0.5, 0.5])).item()  # 2 log(4 / sqrt(2 pi))
         0.934...
     """
@@ -64,6 +66,7 @@ class ContinuousBernoulli(Family):
         (G. Loaiza-Ganem, J. P. Cunningham, 2019)
 
     Example:
+        >>> import torch
         >>> ContinuousBernoulli(2)().log_prob(torch.tensor([0.2, 0.9]))
         tensor(0.)
     """

@@ -57,15 +57,15 @@ def check_pair(site: str, guide: Side, prior: Side) -> bool:
         >>> check_pair("z", side(fam.Normal(3)), side(fam.StudentT(3)))
         True
     """
+    within = lies_within(guide.support, prior.support)
+    if within is False:
+        raise ValueError(_refusal(site, guide, prior))
     if tuple(guide.event_shape) != tuple(prior.event_shape):
         raise ValueError(
             f"site {site!r}: one draw of the guide {guide.name} has shape "
             f"{tuple(guide.event_shape)}, one of the prior {prior.name} has shape "
             f"{tuple(prior.event_shape)}; they must be equal."
         )
-    within = lies_within(guide.support, prior.support)
-    if within is False:
-        raise ValueError(_refusal(site, guide, prior))
     return bool(within)
 
 

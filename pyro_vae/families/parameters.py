@@ -48,6 +48,11 @@ class Parameter(NamedTuple):
         """The bijection from unconstrained numbers to admissible values."""
         return transform_for(self.admissible or self.constraint)
 
+    def unconstrained(self, value: Tensor) -> Tensor:
+        """Return the numbers that `transform` carries to `value`."""
+        inverse: Any = self.transform.inv
+        return inverse(value)
+
     def standard(self, shape: tuple[int, ...]) -> Tensor:
         """Return the value of the standard member, with shape `shape`."""
         if self.identity:

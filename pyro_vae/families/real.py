@@ -9,7 +9,7 @@ from typing import Any
 
 import pyro.distributions as dist
 from pyro.distributions import TorchDistribution, constraints
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions.transforms import ReshapeTransform
 
 from pyro_vae.families.family import Family, register
@@ -19,6 +19,9 @@ _LOCATION_SCALE = {
     "loc": Parameter(constraints.real, 0.0),
     "scale": Parameter(constraints.positive, 1.0),
 }
+
+# df > 2 with a margin, for in float32 2 + exp(-17) is 2
+_FINITE_VARIANCE = constraints.greater_than(2.001)
 
 
 @register
@@ -69,7 +72,7 @@ class FullNormal(Family):
         if len(self.features) == 1:
             return flat
         return dist.TransformedDistribution(
-            flat, [ReshapeTransform(loc.shape[-1:], self.features)]
+            flat, [ReshapeTransform(loc.shape[-1:], Size(self.features))]
         )
 
 
@@ -104,9 +107,7 @@ class StudentT(Family):
 
     roles = frozenset({"prior", "guide", "likelihood"})
     spec = {
-        "df": Parameter(
-            constraints.positive, 5.0, structural=True, admissible=constraints.greater_than(2.0)
-        ),
+        "df": Parameter(constraints.positive, 5.0, structural=True, admissible=_FINITE_VARIANCE),
         **_LOCATION_SCALE,
     }
 

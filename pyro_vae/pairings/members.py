@@ -1,0 +1,208 @@
+"""Guides and priors by name: from the shelf, or from whoever brings their own.
+
+A member is made by a factory `(features, context) -> conditional`: a prior with context 0, a
+guide with the width of what it predicts from. One name on the shelf needs more: `transported`
+carries a Normal onto the support of the prior beside which it stands.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "GUIDES",
+    "PRIORS",
+    "Factory",
+    "Pair",
+    "count_admissible",
+    "first_sentence",
+    "members",
+    "pair_of",
+    "shelf",
+]
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro.distributions import Independent
+from torch import nn
+from torch.distributions import biject_to
+
+from pyro_vae import families as fam
+from pyro_vae.families.pairing import Side, check_pair, side
+from pyro_vae.registry import nearest
+from pyro_vae.supports import space_of
+
+GUIDES = (
+    "normal",
+    "full_normal",
+    "laplace",
+    "student_t",
+    "gamma",
+    "beta",
+    "logit_normal",
+    "dirichlet",
+    "one_hot_categorical",
+    "transported",
+)
+PRIORS = ("normal", "laplace", "student_t", "gamma", "beta", "dirichlet", "one_hot_categorical")
+LEARNABLE, CARRIED = "learnable_", "transported"
+
+# (features, context, prior) -> conditional; the prior is None when a prior is made
+Factory = Callable[[int, int, Any], Any]
+
+
+def members(
+    given: Iterable[str] | Mapping[str, Any], role: fam.Role, categories: int = 10
+) -> dict[str, Factory]:
+    """Return factories by name.
+
+    Arguments:
+        given: Names of registered families; or a mapping from names to factories
+            `(features, context) -> conditional`, or to names of registered families. A prior
+            whose name begins with `learnable_` is the family with its parameters trained.
+        role: "guide" or "prior".
+        categories: Classes in each group of a one-hot family.
+
+    Raises:
+        TypeError: If a value is neither a name nor a factory.
+        ValueError: If a name is unknown, plays another role or comes twice, or none is given.
+
+    Example:
+        >>> members(["normal", "learnable_gamma"], "prior")["learnable_gamma"](3, 0, None)
+        Gamma(3, learnable=('concentration', 'rate'))
+    """
+    if isinstance(given, str):
+        raise TypeError(f"{role}s must be a list of names or a mapping, not the text {given!r}.")
+    pairs = list(given.items()) if isinstance(given, Mapping) else [(n, n) for n in given]
+    found: dict[str, Factory] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the {role} {name!r} is named twice.")
+        found[name] = _factory(name, value, role, categories)
+    if not found:
+        raise ValueError(f"no {role} was named. Known: {', '.join(shelf(role))}.")
+    return found
+
+
+def shelf(role: fam.Role) -> list[str]:
+    """Return the names on the shelf that play a role and can be made without more.
+
+    Example:
+        >>> "transported" in shelf("guide"), "transported" in shelf("prior")
+        (True, False)
+    """
+    names = [name for name, cls in fam.registry.items() if role in cls.roles]
+    # a prior has nothing that it could be carried to
+    return [name for name in names if (name, role) != (CARRIED, "prior")]
+
+
+def _factory(name: str, value: Any, role: fam.Role, categories: int) -> Factory:
+    if isinstance(value, str):
+        return _shelved(value, role, categories)
+    if not callable(value):
+        raise TypeError(
+            f"the {role} {name!r} is a {type(value).__name__}; it must be the name of a family "
+            "or a factory (features, context) -> conditional."
+        )
+    return lambda features, context, prior: value(features, context)
+
+
+def _shelved(name: str, role: fam.Role, categories: int) -> Factory:
+    known = shelf(role)
+    learnable = role == "prior" and name.startswith(LEARNABLE)
+    family = name.removeprefix(LEARNABLE) if learnable else name
+    if family not in known:
+        raise ValueError(f"no {role} is named {name!r}. {nearest(name, known)}")
+    if family == CARRIED:
+        return _transported
+    cls = fam.registry[family]
+    options = dict(cls.example_options)
+    if "categories" in options:
+        options["categories"] = categories
+    extra: dict[str, Any] = {**options, **({"learnable": True} if learnable else {})}
+    return lambda features, context, prior: cls(features, context, **extra)
+
+
+def _transported(features: int, context: int, prior: Any) -> fam.Transported:
+    target = prior if isinstance(prior, fam.Family) else prior()
+    shape = tuple(target.event_shape)
+    if fam.Transported.fits(target.support):
+        shape = tuple(biject_to(target.support).inverse_shape(shape))
+    return fam.Transported(fam.Normal(shape, context), to=target)  # type: ignore[arg-type]
+
+
+class Pair(NamedTuple):
+    """A guide and a prior made for each other.
+
+    Arguments:
+        guide: The conditional q(z|.), None if it could not be made.
+        prior: The conditional p(z), None if it could not be made.
+        refusal: Why the two cannot go together: one sentence, empty if they can.
+        spaces: The names of the spaces on which they live, empty where not made.
+    """
+
+    guide: Any
+    prior: Any
+    refusal: str
+    spaces: tuple[str, str]
+
+
+def pair_of(guide: Factory, prior: Factory, features: int, context: int) -> Pair:
+    """Make a guide and a prior, and say whether the one may stand beside the other.
+
+    Arguments:
+        guide: The factory of the guide.
+        prior: The factory of the prior.
+        features: Features of a draw of z.
+        context: The width of what the guide predicts from.
+
+    Raises:
+        TypeError: If the guide is not a module, so that its parameters would not be trained.
+    """
+    q = p = q_side = p_side = None
+    refusal = ""
+    try:
+        p = prior(features, 0, None)
+        p_side = _side(p)
+        q = guide(features, context, p)
+        if not isinstance(q, nn.Module):
+            raise TypeError(
+                f"a guide must be a module, whose parameters are trained, but the factory made a "
+                f"{type(q).__name__}; let it return a family or a torch.nn.Module."
+            )
+        q_side = _side(q, torch.zeros(1, context))
+        check_pair("z", q_side, p_side)
+    except ValueError as error:
+        refusal = first_sentence(error)
+    spaces = tuple("" if s is None else space_of(s.support).name for s in (q_side, p_side))
+    return Pair(q, p, refusal, spaces)  # type: ignore[arg-type]
+
+
+def count_admissible(guides: Mapping[str, Factory], priors: Mapping[str, Factory]) -> int:
+    """Return how many pairs of these guides and priors may stand together.
+
+    Example:
+        >>> count_admissible(members(["normal", "gamma"], "guide"), members(["gamma"], "prior"))
+        1
+    """
+    with torch.random.fork_rng(devices=[]):
+        pairs = [pair_of(q, p, 3, 4) for q in guides.values() for p in priors.values()]
+    return sum(not pair.refusal for pair in pairs)
+
+
+def _side(conditional: Any, *arguments: torch.Tensor) -> Side:
+    if isinstance(conditional, fam.Family):
+        return side(conditional)
+    d = conditional(*arguments)
+    support, shape = d.support, tuple(d.event_shape)
+    while isinstance(d, Independent):
+        d = d.base_dist
+    return Side(type(d).__name__, support, shape)
+
+
+def first_sentence(error: Exception) -> str:
+    """Return the first sentence of an error's message, without its full stop."""
+    # Pyro appends a table of shapes to the errors of a model
+    text = " ".join(str(error).partition("Trace Shapes:")[0].split())
+    return re.split(r"\.(?=\s+[A-Z]|$)", text)[0].removeprefix("site 'z': ")

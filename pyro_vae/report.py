@@ -1,0 +1,256 @@
+"""A comparison of pairings for people: a table for the terminal, a Markdown and an HTML page."""
+
+from __future__ import annotations
+
+__all__ = ["markdown", "page", "require_tabulate", "table"]
+
+import base64
+import html
+import json
+import math
+from collections.abc import Callable, Iterator
+
+import xarray as xr
+
+MEAN_FIELD = {"analytic": "analytic", "fallback": "falls back", "refused": "refused"}
+TEXT_COLUMNS = 4
+
+HOW_TO_READ = (
+    "Each row is a VAE trained with one guide q(z|x) and one prior p(z), by the same networks, "
+    "steps and data; training minimised Trace_ELBO, which applies to every pair.",
+    "ELBO is the lower bound on log p(x), in nats per datum, more is better; its error is over "
+    "draws of the guide. KL is KL(q || p), in nats per datum: its analytic value where one is "
+    "known, and its mean over draws, which should agree within its error.",
+    "KL route says how KL(q || p) can be had exactly (closed form or quadrature, and who has it) "
+    "or that it can only be sampled. Mean-field says what Pyro's TraceMeanField_ELBO does with "
+    "it: use an analytic form, fall back to sampling without saying so, or refuse the guide.",
+    "SNR is the norm of the mean gradient of the guide over the deviation of one call, under "
+    "Trace_ELBO and under TraceMeanField_ELBO (MF): more is better. An analytic KL "
+    "often makes the gradient quieter, but not always.",
+)
+
+
+def table(dataset: xr.Dataset) -> str:
+    """Return a comparison as text: one row for each admissible pair.
+
+    Arguments:
+        dataset: The result of `compare_pairings`.
+
+    Raises:
+        ImportError: If tabulate is not installed.
+    """
+    return "\n\n".join([_tabulated(dataset, "simple"), *_notes(dataset)])
+
+
+def markdown(dataset: xr.Dataset, picture: str | None = None) -> str:
+    """Return a comparison as a Markdown page.
+
+    Arguments:
+        dataset: The result of `compare_pairings`.
+        picture: The path of a picture to show, relative to the page.
+
+    Raises:
+        ImportError: If tabulate is not installed.
+    """
+    parts = ["# Guides and priors compared", " ".join(_summary(dataset))]
+    parts += [f"![ELBO by guide and prior]({picture})"] if picture else []
+    parts += [_pretty(_tabulated(dataset, "github", escape=_markdown_text))]
+    parts += ["## How to read it", *HOW_TO_READ]
+    for title, items in _lists(dataset):
+        lines = [f"- **{_markdown_text(head)}**: {_markdown_text(text)}" for head, text in items]
+        parts += [f"## {title}", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def page(dataset: xr.Dataset, picture: bytes | None = None) -> str:
+    """Return a comparison as one self-contained HTML page.
+
+    Arguments:
+        dataset: The result of `compare_pairings`.
+        picture: A PNG picture to embed.
+
+    Raises:
+        ImportError: If tabulate is not installed.
+    """
+    parts = ["<h1>Guides and priors compared</h1>", _paragraph(" ".join(_summary(dataset)))]
+    if picture is not None:
+        data = base64.b64encode(picture).decode("ascii")
+        parts.append(f'<img alt="ELBO by guide and prior" src="data:image/png;base64,{data}">')
+    parts.append(f'<div class="wide">{_pretty(_tabulated(dataset, "html"))}</div>')
+    parts += ["<h2>How to read it</h2>", *map(_paragraph, HOW_TO_READ)]
+    for title, items in _lists(dataset):
+        lines = [f"<dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd>" for a, b in items]
+        parts += [f"<h2>{html.escape(title)}</h2>", f"<dl>{''.join(lines)}</dl>"]
+    return _PAGE.format(body="\n".join(parts))
+
+
+def require_tabulate() -> None:
+    """Raise an ImportError with the cure if tabulate is not installed."""
+    try:
+        import tabulate  # noqa: F401
+    except ImportError as error:
+        raise ImportError('tables need tabulate: pip install "pyro-vae[cli]"') from error
+
+
+# ---------------------------------------------------------------------- the table
+
+_COLUMNS: dict[str, Callable[[xr.Dataset], str]] = {
+    "guide": lambda c: str(c["guide"].item()),
+    "prior": lambda c: str(c["prior"].item()),
+    "KL route": lambda c: _route(c),
+    "mean-field": lambda c: _mean_field(c),
+    "ELBO": lambda c: _with_error(c, "elbo_per_datum", 2),
+    "KL analytic": lambda c: _number(float(c["kl_analytic"])),
+    "KL sampled": lambda c: _with_error(c, "kl_sampled"),
+    "SNR Trace": lambda c: _number(float(c["gradient_snr"].sel(elbo="Trace_ELBO")), 2),
+    "SNR MF": lambda c: _number(float(c["gradient_snr"].sel(elbo="TraceMeanField_ELBO")), 2),
+    "findings": lambda c: _findings(c),
+}
+
+
+def _tabulated(
+    dataset: xr.Dataset, style: str, escape: Callable[[str], str] = lambda text: text
+) -> str:
+    require_tabulate()
+    from tabulate import tabulate
+
+    rows = [[escape(column(c)) for column in _COLUMNS.values()] for c in _admissible(dataset)]
+    numbers = len(_COLUMNS) - TEXT_COLUMNS - 1
+    align = ["left"] * TEXT_COLUMNS + ["right"] * numbers + ["left"]
+    return tabulate(rows, list(_COLUMNS), style, disable_numparse=True, colalign=align)
+
+
+def _admissible(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
+    for guide in dataset["guide"].values:
+        for prior in dataset["prior"].values:
+            cell = dataset.sel(guide=guide, prior=prior)
+            if int(cell["admissible"]):
+                yield cell
+
+
+def _route(cell: xr.Dataset) -> str:
+    route, source = str(cell["kl_route"].item()), str(cell["kl_source"].item())
+    return f"{route} ({source})" if route and source not in ("", "none") else route or "-"
+
+
+def _mean_field(cell: xr.Dataset) -> str:
+    route = str(cell["mean_field_route"].item())
+    return MEAN_FIELD.get(route, route) or "-"
+
+
+def _findings(cell: xr.Dataset) -> str:
+    failure = str(cell["failure"].item())
+    return f"failed: {failure}" if failure else str(cell["findings"].item())
+
+
+def _with_error(cell: xr.Dataset, name: str, digits: int = 3) -> str:
+    value, error = float(cell[name]), float(cell[f"{name}_std_error"])
+    text = _number(value, digits)
+    return text if math.isnan(error) else f"{text} +- {_number(error, digits)}"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+# ---------------------------------------------------------------------- around the table
+
+
+def _summary(dataset: xr.Dataset) -> list[str]:
+    attrs, admissible = dataset.attrs, int(dataset["admissible"].sum())
+    return [
+        f"{dataset.sizes['guide']} guides and {dataset.sizes['prior']} priors make "
+        f"{dataset['admissible'].size} pairs, of which {admissible} are admissible.",
+        f"Trained on {attrs['trained_on']} with the likelihood {attrs['likelihood']}; "
+        f"compared on {attrs['evaluated_on']}.",
+    ]
+
+
+def _notes(dataset: xr.Dataset) -> list[str]:
+    """What stands below the table in a terminal."""
+    refused = int((dataset["admissible"] == 0).sum())
+    lines = [
+        "ELBO and KL in nats per held-out datum, +- standard error over draws. SNR: signal to "
+        "noise of the\nguide's gradient under Trace_ELBO and under TraceMeanField_ELBO (MF).",
+        *[f"{code}: {text}." for code, text in _codes(dataset)],
+    ]
+    if refused:
+        lines.append(f"{refused} pairs are not admissible; the pages give the reasons.")
+    return ["\n".join(lines)]
+
+
+def _lists(dataset: xr.Dataset) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """The sections of a page that are lists, those with items only."""
+    sections = {
+        "Failed pairs": _texts(dataset, "failure"),
+        "Findings": _codes(dataset),
+        "Pairs that are not admissible": _texts(dataset, "reason"),
+        "Settings": [*_json(dataset, "settings"), *_json(dataset, "versions")],
+    }
+    for title, items in sections.items():
+        if items:
+            yield title, items
+
+
+def _texts(dataset: xr.Dataset, name: str) -> list[tuple[str, str]]:
+    """The pairs for which a text is not empty, each with its text."""
+    texts = dataset[name].to_pandas()
+    return [
+        (f"{guide} x {prior}", str(text))
+        for guide, row in texts.iterrows()
+        for prior, text in row.items()
+        if text
+    ]
+
+
+def _codes(dataset: xr.Dataset) -> list[tuple[str, str]]:
+    """The findings that occur, and what they mean."""
+    found = {
+        code.strip() for text in dataset["findings"].values.flat for code in str(text).split(";")
+    }
+    return [(code, text) for code, text in _json(dataset, "findings") if code in found]
+
+
+def _json(dataset: xr.Dataset, name: str) -> list[tuple[str, str]]:
+    return [(key, str(value)) for key, value in json.loads(dataset.attrs[name]).items()]
+
+
+def _pretty(text: str) -> str:
+    return text.replace(" +- ", " ± ")
+
+
+def _markdown_text(text: str) -> str:
+    for mark in ("\\", "|", "*", "_", "<"):
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Guides and priors compared</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; background: #fff; }}
+h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
+p, dl {{ max-width: 52rem; }}
+img {{ max-width: 100%; height: auto; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
+th {{ text-align: left; border-bottom: 2px solid #888; padding: .3rem .7rem; }}
+td {{ border-bottom: 1px solid #ddd; padding: .25rem .7rem; white-space: nowrap; }}
+tbody tr:hover {{ background: #f3f6f9; }}
+dt {{ font-weight: 600; }} dd {{ margin: 0 0 .4rem 1rem; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

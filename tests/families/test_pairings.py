@@ -1,0 +1,167 @@
+"""Every guide of the shelf beside every prior of the shelf: it trains, or it is refused."""
+
+import math
+
+import pyro
+import pytest
+import torch
+from builders import WIDTH, binary, copies, net, small_vae, svi, unmoved
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+from pyro_vae import VAE
+from pyro_vae import families as fam
+from pyro_vae.families import registry
+from pyro_vae.supports import lies_within, space_of
+
+EVENT = (3, 4)
+STEPS = 5
+
+
+def shaped(cls, **options):
+    """A member whose draws have shape EVENT, whatever its features count."""
+    member = cls.example(EVENT, **options)
+    return member if member.event_shape == EVENT else cls.example(EVENT[0], **options)
+
+
+def with_role(role):
+    return {name: cls for name, cls in registry.items() if role in cls.roles}
+
+
+def prior_of(name):
+    """A prior that is trained too, where it has something to train."""
+    cls = registry[name]
+    return shaped(cls, learnable=True)
+
+
+def guide_of(name):
+    return shaped(registry[name], context=WIDTH)
+
+
+def fits(guide, prior):
+    return lies_within(shaped(registry[guide]).support, shaped(registry[prior]).support)
+
+
+PAIRS = [(q, p) for q in with_role("guide") for p in with_role("prior")]
+ADMISSIBLE = [pair for pair in PAIRS if fits(*pair)]
+INADMISSIBLE = [pair for pair in PAIRS if not fits(*pair)]
+
+
+def assert_trains(vae, elbo, x):
+    module = elbo(vae.model, vae.guide)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    before = copies(vae)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = module(x)
+        assert math.isfinite(loss.item())
+        loss.backward()
+        optimizer.step()
+    assert not unmoved(vae, before)
+    assert all(bool(p.isfinite().all()) for p in vae.parameters())
+
+
+def test_shelf_holds_both_kinds_of_pairs():
+    assert ("normal", "student_t") in ADMISSIBLE
+    assert ("beta", "gamma") in ADMISSIBLE
+    assert ("normal", "beta") in INADMISSIBLE
+    assert ("dirichlet", "normal") in INADMISSIBLE
+    assert all(shaped(registry[name]).event_shape == EVENT for pair in PAIRS for name in pair)
+
+
+@pytest.mark.parametrize(("guide", "prior"), ADMISSIBLE)
+def test_admissible_pair_trains(guide, prior):
+    assert_trains(small_vae(prior_of(prior), guide_of(guide)), Trace_ELBO(), binary())
+
+
+@pytest.mark.parametrize(("guide", "prior"), ADMISSIBLE)
+def test_admissible_pair_trains_with_the_mean_field_elbo(guide, prior):
+    vae, x = small_vae(prior_of(prior), guide_of(guide)), binary()
+    if vae.guide.encoder.z(x).has_rsample:
+        assert_trains(vae, TraceMeanField_ELBO(), x)
+    else:
+        with pytest.raises(NotImplementedError, match="reparameterized"):
+            assert_trains(vae, TraceMeanField_ELBO(), x)
+
+
+CONTINUOUS = [n for n in with_role("prior") if fam.Transported.fits(shaped(registry[n]).support)]
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_a_real_guide_carried_to_the_prior_trains(name):
+    prior = prior_of(name)
+    to_simplex = space_of(prior.support).kind == "simplex"
+    base = fam.Normal((3, 3) if to_simplex else EVENT, context=WIDTH)
+    vae = small_vae(prior, fam.Transported(base, to=prior))
+    for elbo in (Trace_ELBO(), TraceMeanField_ELBO()):
+        assert_trains(vae, elbo, binary())
+
+
+@pytest.mark.parametrize("name", with_role("likelihood"))
+def test_every_likelihood_trains_on_its_own_replicates(name):
+    likelihood = registry[name].example(6, context=WIDTH)
+    vae = small_vae(likelihood=likelihood)
+    with torch.no_grad():
+        x = vae.model(size=10)
+    assert x.shape == (10, 6)
+    assert_trains(vae, Trace_ELBO(), x)
+
+
+@pytest.mark.parametrize(("guide", "prior"), INADMISSIBLE)
+def test_inadmissible_pair_is_refused_at_construction(guide, prior):
+    q, p = guide_of(guide), prior_of(prior)
+    with pytest.raises(ValueError, match="cannot stand beside") as refusal:
+        small_vae(p, q)
+    message = str(refusal.value)
+    assert f"a {type(q).__name__} guide" in message
+    assert f"a {type(p).__name__} prior" in message
+    fitting = [n for n in fam.fitting(p.support) if n != "Transported"]
+    assert all(f"fam.{n}" in message for n in fitting)
+    assert ("fam.Transported" in message) is fam.Transported.fits(p.support)
+
+
+class Opaque(nn.Module):
+    """A user's own module, whose family is not plain to see."""
+
+    def __init__(self, family):
+        super().__init__()
+        self.inner = nn.Sequential(net(6), family)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def class_name(d):
+    while isinstance(d, pyro.distributions.Independent):
+        d = d.base_dist
+    return type(d).__name__
+
+
+@pytest.mark.parametrize(("guide", "prior"), INADMISSIBLE)
+@pytest.mark.parametrize("training", ["svi", "torch"])
+def test_inadmissible_pair_of_functions_is_refused_at_the_first_call(guide, prior, training):
+    q, p = guide_of(guide), shaped(registry[prior])
+    vae = VAE(
+        prior=lambda: p(),
+        encoder=Opaque(q),
+        decoder=nn.Sequential(net(EVENT), fam.Bernoulli(6, context=WIDTH)),
+    )
+    before, x = copies(vae), binary()
+    loss = svi(vae, Trace_ELBO()).step if training == "svi" else Trace_ELBO()(vae.model, vae.guide)
+    with pytest.raises(ValueError, match="cannot stand beside") as refusal:
+        loss(x)
+    assert f"a {class_name(vae.guide.encoder.z(x))} guide" in str(refusal.value)
+    assert f"a {class_name(p())} prior" in str(refusal.value)
+    assert unmoved(vae, before) == list(before)
+    assert all(parameter.grad is None for parameter in vae.parameters())
+
+
+@pytest.mark.parametrize(("guide", "prior"), ADMISSIBLE[::5])
+def test_admissible_pair_of_functions_trains(guide, prior):
+    p = shaped(registry[prior])
+    vae = VAE(
+        prior=lambda: p(),
+        encoder=Opaque(guide_of(guide)),
+        decoder=nn.Sequential(net(EVENT), fam.Bernoulli(6, context=WIDTH)),
+    )
+    assert_trains(vae, Trace_ELBO(), binary())

@@ -58,7 +58,7 @@ class LogitNormal(TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Return reparameterised draws, with shape `sample_shape + batch_shape`."""
         noise = torch.randn(
             self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device

@@ -1,10 +1,20 @@
 """Variational autoencoders in Pyro with any prior and any guide, and a check on every KL."""
 
-from pyro_vae import datasets, families, kl, networks
+from pyro_vae import datasets, families, infer, kl, networks
 from pyro_vae.comparison import compare
 from pyro_vae.pairings import compare_pairings
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
-__all__ = ["VAE", "compare", "compare_pairings", "datasets", "families", "fit", "kl", "networks"]
+__all__ = [
+    "VAE",
+    "compare",
+    "compare_pairings",
+    "datasets",
+    "families",
+    "fit",
+    "infer",
+    "kl",
+    "networks",
+]
 __version__ = "0.1.0"

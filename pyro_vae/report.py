@@ -21,9 +21,10 @@ HOW_TO_READ = (
     "ELBO is the lower bound on log p(x), in nats per datum, more is better; its error is over "
     "draws of the guide. KL is KL(q || p), in nats per datum: its analytic value where one is "
     "known, and its mean over draws, which should agree within its error.",
-    "KL route says how KL(q || p) can be had exactly (closed form or quadrature, and who has it) "
-    "or that it can only be sampled. Mean-field says what Pyro's TraceMeanField_ELBO does with "
-    "it: use an analytic form, fall back to sampling without saying so, or refuse the guide.",
+    "KL route says how KL(q || p) can be had exactly (by a closed form or by quadrature), or that "
+    "it can only be sampled. Whose a form is: ours alone; ours where torch has one too; or ours "
+    "and given to torch, so that Pyro finds it. Mean-field says what Pyro's TraceMeanField_ELBO "
+    "does: use an analytic form, fall back to sampling without saying so, or refuse the guide.",
     "SNR is the norm of the mean gradient of the guide over the deviation of one call, under "
     "Trace_ELBO and under TraceMeanField_ELBO (MF): more is better. An analytic KL "
     "often makes the gradient quieter, but not always.",
@@ -130,7 +131,12 @@ def _admissible(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
 
 def _route(cell: xr.Dataset) -> str:
     route, source = str(cell["kl_route"].item()), str(cell["kl_source"].item())
-    return f"{route} ({source})" if route and source not in ("", "none") else route or "-"
+    package, _, rest = source.partition(", ")
+    if not route or package in ("", "none"):
+        return route or "-"
+    whose = "ours" if package == "pyro_vae" else package
+    shared = rest.replace("in place of ", "").replace("'s", " too")
+    return f"{route} ({whose}, {shared})" if rest else f"{route} ({whose})"
 
 
 def _mean_field(cell: xr.Dataset) -> str:

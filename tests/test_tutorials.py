@@ -24,6 +24,15 @@ PROMISES = {
         r"Beta\(2, 1\), Beta guide +.*closed +analytic",
         r"refused: .*Normal guide.*Beta prior.*fam\.Beta",
     ],
+    "03_kl_two_ways": [
+        r"Gaussian +closed +0\.76796568 +0e\+00 +\d\.\d{3} \+- 0\.\d{3}",
+        r"Laplace +closed +0\.92155282",
+        r"Student-t +quadrature +0\.89115887 +\de-\d\d",
+        r"two humps an axis +quadrature +1\.61556938 +\de-\d\d",
+        r"tilted clusters +sampled +none +\d\.\d{3} \+- 0\.\d{3}",
+        r"tilted clusters +(\S+ \+- \S+) +\1 +(\S+ \+- \S+) +\2 +sampled",
+        r"100% +0\.0000 +0\.[1-9].* 0\.000 \+- 0\.000 +[1-9].* 0\.000 \+- 0\.000\n",
+    ],
 }
 
 

@@ -100,7 +100,7 @@ def compare(
         ]
         weights = batch_weights([d.frame for d in drawn], [d.sites for d in drawn])
         sites = [merged(parts, weights) for parts in zip(*(d.sites for d in drawn), strict=True)]
-        biased = biased_sites(model, guide, *pieces[0], [s.name for s in sites])
+        biased = biased_sites(model, guide, *pieces[0])
         batches = [(a, k, w) for (a, k), w in zip(pieces, weights, strict=True)]
         calls = {
             name: call_elbo(elbo, model, guide, batches, [d.states for d in drawn], parameters)

@@ -23,10 +23,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer.inspect import get_dependencies
+from pyro import poutine
 from pyro.infer.util import check_fully_reparametrized
 from torch import Tensor
 from torch.distributions import kl_divergence
+
+from pyro_vae.infer import ancestry
+from pyro_vae.infer.terms import distribution_name
 
 ANALYTIC, FALLBACK, REFUSED, AUXILIARY = "analytic", "fallback", "refused", "auxiliary"
 
@@ -64,17 +67,19 @@ def mean_field_term(q: dict[str, Any], p: dict[str, Any] | None) -> MeanFieldTer
     except NotImplementedError:
         return MeanFieldTerm(
             FALLBACK,
-            f"neither torch nor Pyro has a form for {pair}, so it samples without saying so",
+            f"torch's table has no form for {pair}, or the form declines (where the KL is "
+            "infinite), so it samples without saying so",
         )
     except (ValueError, IndexError, AssertionError, RuntimeError) as error:
-        return MeanFieldTerm(REFUSED, f"torch's form fails: {error}")
+        return MeanFieldTerm(REFUSED, f"the form for {pair} in torch's table fails: {error}")
     value = torch.as_tensor(value)
     if value.dim() and value.shape != fn.batch_shape:
         return MeanFieldTerm(
             REFUSED,
-            f"torch's form has shape {tuple(value.shape)} where {tuple(fn.batch_shape)} is needed",
+            f"the form for {pair} in torch's table has shape {tuple(value.shape)}, not "
+            f"{tuple(fn.batch_shape)}",
         )
-    return MeanFieldTerm(ANALYTIC, f"torch's form for {pair}", value)
+    return MeanFieldTerm(ANALYTIC, f"the form for {pair} in torch's table", value)
 
 
 def biased_sites(
@@ -82,51 +87,18 @@ def biased_sites(
     guide: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    names: list[str],
 ) -> set[str]:
     """Return the sites at which an analytic KL with the draws of the others is biased.
 
-    A site is biased if one of its parents in the model is one of its descendants in the guide,
-    by the dependencies that Pyro finds through the values.
+    A site is biased if one of its parents in the model is, or may be, one of its descendants in
+    the guide.
 
     Arguments:
         model: A Pyro model.
         guide: A Pyro guide.
         args: Their positional arguments.
         kwargs: Their keyword arguments.
-        names: The latent sites.
     """
-    if len(names) < 2:
-        return set()
-    parents = _parents(model, args, kwargs, names)
-    guide_parents = _parents(guide, args, kwargs, names)
-    return {
-        name
-        for name in names
-        if any(name in _ancestors(parent, guide_parents) for parent in parents[name])
-    }
-
-
-def _parents(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
-) -> dict[str, set[str]]:
-    found: Any = get_dependencies(function, args, kwargs)["prior_dependencies"]
-    return {n: {p for p in found.get(n, {}) if p != n and p in names} for n in names}
-
-
-def _ancestors(name: str, parents: dict[str, set[str]]) -> set[str]:
-    seen: set[str] = set()
-    queue = [name]
-    while queue:
-        for parent in parents[queue.pop()]:
-            if parent not in seen:
-                seen.add(parent)
-                queue.append(parent)
-    return seen
-
-
-def distribution_name(d: Any) -> str:
-    """Return the class name of a distribution, wrappers left out."""
-    while type(d).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
-        d = d.base_dist
-    return type(d).__name__
+    drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+    replayed = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args, **kwargs)
+    return set(ancestry.biased_sites(model, guide, args, kwargs, replayed, drawn))

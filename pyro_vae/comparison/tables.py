@@ -13,7 +13,8 @@ import xarray as xr
 
 from pyro_vae.comparison.batches import Merged
 from pyro_vae.comparison.calls import Calls, disagreement
-from pyro_vae.comparison.mean_field import FALLBACK, REFUSED, distribution_name
+from pyro_vae.comparison.draws import Site
+from pyro_vae.comparison.mean_field import ANALYTIC, FALLBACK, REFUSED, distribution_name
 from pyro_vae.pareto import tail_index
 
 Z_LIMIT = 5.0
@@ -23,8 +24,8 @@ K_LIMIT = 0.7
 FINDINGS = {
     "wrong_closed_form": f"closed form and sampled KL differ by more than {Z_LIMIT:g} standard "
     "errors",
-    "not_mean_field": "a parent of the site in the model descends from it in the guide, so the "
-    "analytic KL of TraceMeanField_ELBO is biased",
+    "not_mean_field": "a parent of the site in the model descends from it in the guide (or cannot "
+    "be seen not to), so the analytic KL of TraceMeanField_ELBO is biased",
     "scale_mismatch": "guide and model scale the site differently; TraceMeanField_ELBO reads the "
     "guide's scale only",
     "mask_mismatch": "guide and model mask the site differently; TraceMeanField_ELBO reads the "
@@ -172,11 +173,18 @@ def _totals(site: Merged, biased: bool) -> dict[str, Any]:
         "kl_source": "none" if route is None else route.source,
         "kl_reason": "a site of the guide alone" if route is None else route.reason,
         "mean_field_route": record.mean_field.route,
-        "mean_field_reason": record.mean_field.reason,
+        "mean_field_reason": _mean_field_reason(record),
         "guide_distribution": distribution_name(record.q),
         "prior_distribution": "" if record.p is None else distribution_name(record.p),
     }
     return column | {"findings": "; ".join(_findings(site, column, biased))}
+
+
+def _mean_field_reason(record: Site) -> str:
+    given = record.route is not None and record.route.source.endswith("given to torch")
+    analytic = record.mean_field.route == ANALYTIC
+    by = ", which pyro_vae gave to it" if given and analytic else ""
+    return record.mean_field.reason + by
 
 
 def _findings(site: Merged, column: Mapping[str, Any], biased: bool) -> list[str]:

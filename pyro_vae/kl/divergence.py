@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from pyro_vae.kl.parameters import dtype_of
 from pyro_vae.kl.plan import Plan, plan
+from pyro_vae.kl.quadrature import TOLERANCE, accepted, traced
 
 
 class NoExactKL(NotImplementedError):
@@ -42,15 +43,20 @@ def divergence(
     Arguments:
         q: The guide, of any batch shape.
         p: The prior, its batch shape broadcastable with that of q and of equal event shape.
-        with_error: Return also an estimate of the numerical error.
+        with_error: Return also an estimate of the absolute numerical error, and leave it to
+            the caller whether it is small enough. This is the form for use inside graphs
+            (`make_fx`, `torch.compile`, `torch.func`), where no value can be looked at: without
+            it, an element of a quadrature that is not exact comes out as NaN there.
 
     Returns:
         The KL in nats, of the broadcast batch shape, differentiable twice in the parameters of
         both; +inf with zero gradient in the elements where it is infinite. With `with_error`, the
-        pair (value, error), the error 0 for closed forms.
+        pair (value, error), the error 0 for closed forms and wherever the KL is infinite, +inf
+        (and the value NaN) where a quadrature failed.
 
     Raises:
-        NoExactKL: If no closed form is known (and not all elements are infinite).
+        NoExactKL: If no exact way is known (and not all elements are infinite), or the error of
+            a quadrature exceeds 1e-7 max(1, KL) in some elements.
         ValueError: If the KL is undefined, or the batch shapes do not broadcast.
 
     Example:
@@ -64,8 +70,25 @@ def divergence(
     made = plan(q, p)
     if made.kind == "undefined":
         raise ValueError(f"KL({_name(q)} || {_name(p)}) is undefined: {made.why()}.")
-    value = _value(made, q, p).to(dtype_of(q, p))
-    return (value, torch.zeros_like(value)) if with_error else value
+    value, dtype = _value(made, q, p), dtype_of(q, p)
+    error = torch.zeros_like(value).detach() if made.error is None else made.error()
+    if with_error:
+        return value.to(dtype), error.to(dtype)
+    return value.to(dtype) if made.error is None else _exact(made, value, error).to(dtype)
+
+
+def _exact(made: Plan, value: Tensor, error: Tensor) -> Tensor:
+    """The value of a quadrature where its error is small enough."""
+    good = accepted(value, error)
+    if traced():
+        return torch.where(good, value, torch.nan)
+    if bool(good.all()):
+        return value
+    raise NoExactKL(
+        f"{made.how} is not exact: its error exceeds {TOLERANCE:g} (relative) in "
+        f"{int((~good).sum())} of {good.numel()} elements. What is left is to sample it, "
+        "kl.estimate(q, p), or to look at the errors, kl.divergence(q, p, with_error=True)."
+    )
 
 
 def _value(made: Plan, q: Distribution, p: Distribution) -> Tensor:

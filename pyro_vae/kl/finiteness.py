@@ -32,8 +32,10 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from pyro_vae.distributions import LogitNormal
+from pyro_vae.kl.enumeration import enumerable, impossible
 from pyro_vae.kl.table import canonical
 from pyro_vae.supports import Space, space_of
 
@@ -87,6 +89,24 @@ _TAILS: dict[type, tuple[str, Callable[[Any], tuple[Tail, Tail]]]] = {
     td.Laplace: ("line", lambda q: _both(Tail("exp", 1 / q.scale, "scale"))),
     dist.Logistic: ("line", lambda q: _both(Tail("exp", 1 / q.scale, "scale"))),
     td.Gumbel: ("line", lambda q: (_SUPER, Tail("exp", 1 / q.scale, "scale"))),
+    dist.SoftLaplace: ("line", lambda q: _both(Tail("exp", 1 / q.scale, "scale"))),
+    dist.AsymmetricLaplace: (
+        "line",
+        lambda q: (
+            Tail("exp", 1 / q.left_scale, "left_scale"),
+            Tail("exp", 1 / q.right_scale, "right_scale"),
+        ),
+    ),
+    dist.SkewLogistic: (
+        "line",
+        lambda q: (
+            Tail("exp", q.asymmetry / q.scale, "scale"),
+            Tail("exp", 1 / q.scale, "scale"),
+        ),
+    ),
+    td.MultivariateNormal: ("line", lambda q: _both(_SUPER)),
+    td.LowRankMultivariateNormal: ("line", lambda q: _both(_SUPER)),
+    dist.MultivariateStudentT: ("line", lambda q: _both(Tail("power", q.df, "df"))),
     td.LogNormal: ("half-line", lambda q: _both(_SUPER)),
     td.Gamma: ("half-line", lambda q: (Tail("exp", q.concentration, "concentration"), _SUPER)),
     td.Chi2: ("half-line", lambda q: (Tail("exp", q.df / 2, "df"), _SUPER)),
@@ -98,6 +118,10 @@ _TAILS: dict[type, tuple[str, Callable[[Any], tuple[Tail, Tail]]]] = {
     td.Weibull: ("half-line", lambda q: (Tail("exp", q.concentration, "concentration"), _SUPER)),
     td.HalfNormal: ("half-line", lambda q: (Tail("exp", 1.0), _SUPER)),
     td.HalfCauchy: ("half-line", lambda q: _both(Tail("exp", 1.0))),
+    td.FisherSnedecor: (
+        "half-line",
+        lambda q: (Tail("exp", q.df1 / 2, "df1"), Tail("exp", q.df2 / 2, "df2")),
+    ),
     td.Pareto: ("half-line", lambda q: (Tail("none"), Tail("exp", q.alpha, "alpha"))),
     LogitNormal: ("interval", lambda q: _both(_SUPER)),
     td.Beta: (
@@ -115,6 +139,10 @@ _TAILS: dict[type, tuple[str, Callable[[Any], tuple[Tail, Tail]]]] = {
         ),
     ),
     td.ContinuousBernoulli: ("interval", lambda q: _both(Tail("exp", 1.0))),
+    td.RelaxedBernoulli: (
+        "interval",
+        lambda q: _both(Tail("exp", q.temperature, "temperature")),
+    ),
 }
 
 _NONE, _LOG, _LINEAR = Growth("none"), Growth("log"), Growth("linear")
@@ -127,7 +155,13 @@ _GROWTHS: dict[type, tuple[str, Callable[[Any], tuple[Growth, Growth]]]] = {
     td.Cauchy: ("line", lambda p: (_LOG, _LOG)),
     td.Laplace: ("line", lambda p: (_LINEAR, _LINEAR)),
     dist.Logistic: ("line", lambda p: (_LINEAR, _LINEAR)),
+    dist.SoftLaplace: ("line", lambda p: (_LINEAR, _LINEAR)),
+    dist.AsymmetricLaplace: ("line", lambda p: (_LINEAR, _LINEAR)),
+    dist.SkewLogistic: ("line", lambda p: (_LINEAR, _LINEAR)),
     td.Gumbel: ("line", lambda p: (Growth("exp", 1 / p.scale), _LINEAR)),
+    td.MultivariateNormal: ("line", lambda p: (_QUADRATIC, _QUADRATIC)),
+    td.LowRankMultivariateNormal: ("line", lambda p: (_QUADRATIC, _QUADRATIC)),
+    dist.MultivariateStudentT: ("line", lambda p: (_LOG, _LOG)),
     td.LogNormal: ("half-line", lambda p: (_QUADRATIC, _QUADRATIC)),
     td.Gamma: ("half-line", lambda p: (_LINEAR, Growth("exp", 1.0))),
     td.Chi2: ("half-line", lambda p: (_LINEAR, Growth("exp", 1.0))),
@@ -136,11 +170,13 @@ _GROWTHS: dict[type, tuple[str, Callable[[Any], tuple[Growth, Growth]]]] = {
     td.Weibull: ("half-line", lambda p: (_LINEAR, Growth("exp", p.concentration))),
     td.HalfNormal: ("half-line", lambda p: (_NONE, Growth("exp", 2.0))),
     td.HalfCauchy: ("half-line", lambda p: (_NONE, _LINEAR)),
+    td.FisherSnedecor: ("half-line", lambda p: (_LINEAR, _LINEAR)),
     td.Pareto: ("half-line", lambda p: (_NONE, _LINEAR)),
     LogitNormal: ("interval", lambda p: (_QUADRATIC, _QUADRATIC)),
     td.Beta: ("interval", lambda p: (_LINEAR, _LINEAR)),
     td.Kumaraswamy: ("interval", lambda p: (_LINEAR, _LINEAR)),
     td.ContinuousBernoulli: ("interval", lambda p: (_NONE, _NONE)),
+    td.RelaxedBernoulli: ("interval", lambda p: (_LINEAR, _LINEAR)),
 }
 
 # the growth in log x of a prior on the line that grows so in x, at its right end
@@ -185,6 +221,8 @@ def finiteness(q: Distribution, p: Distribution) -> Finiteness:
     contained = _contained(q, p, inner, outer)
     if contained is False:
         return Finiteness(True, False, True, lambda: _outside(q, p, inner, outer))
+    if not _known(q, p) and enumerable(q, p):
+        return _nowhere(q, p, ~impossible(q, p))
     tails = _atoms(q, p) if inner.is_discrete else _tails(q, p)
     if isinstance(contained, Tensor):
         within = contained
@@ -204,8 +242,18 @@ def finiteness(q: Distribution, p: Distribution) -> Finiteness:
 
 
 # ------------------------------------------------------------------------------------- supports
+# where the support that a class states is larger than where it lives
+_SPACES: dict[type, Space] = {
+    td.VonMises: Space("real", -math.pi, math.pi),
+    ExpRelaxedCategorical: Space("log-simplex"),
+}
+
+
 def _space(d: Distribution) -> Space:
     """The support as a space whose bounds are tensors where they are parameters."""
+    named = _SPACES.get(canonical(type(d)))
+    if named is not None:
+        return named
     try:
         support: Any = d.support
     except NotImplementedError:
@@ -250,28 +298,64 @@ def _name(d: Distribution) -> str:
 
 
 # ------------------------------------------------------------------------------- discrete masses
+# classes whose masses can be 0 by their parameters
+_CATEGORIES = (
+    td.Categorical,
+    td.OneHotCategorical,
+    td.OneHotCategoricalStraightThrough,
+    td.Multinomial,
+)
+_COUNTS = (td.Bernoulli, td.Binomial, td.Geometric, td.NegativeBinomial, td.Poisson)
+
+
+def _known(*pair: Any) -> bool:
+    """Whether both are of categories, or both are counts, with a form of their own."""
+    classes = [canonical(type(d)) for d in pair]
+    return any(all(c in block for c in classes) for block in (_CATEGORIES, _COUNTS))
+
+
 def _atoms(q: Any, p: Any) -> Finiteness:
     """The decision for masses: p may not be 0 where q is not."""
+    if all(isinstance(d, td.Multinomial) for d in (q, p)) and q.total_count != p.total_count:
+        return _nowhere(q, p, False)
+    if not _known(q, p):
+        return Finiteness(True, True, False, lambda: "")
     inner, outer = _masses(q), _masses(p)
     if outer is None:
-        return Finiteness(True, True, False, lambda: "")
-    impossible = outer == 0
+        return Finiteness(True, True, True, lambda: "")
+    never = outer == 0
     if inner is not None:
         common = min(inner.shape[-1], outer.shape[-1])
-        impossible = impossible[..., :common] & (inner[..., :common] > 0)
-    finite = ~impossible.any(-1)
-    return Finiteness(
-        True, finite, True, lambda: f"{_name(p)} gives probability 0 to what {_name(q)} may take"
-    )
+        never = never[..., :common] & (inner[..., :common] > 0)
+    finite = ~never.any(-1)
+    if isinstance(q, td.Binomial) and isinstance(p, td.Binomial):
+        # a prior of sure successes takes its own count alone
+        finite = finite & ((outer[..., 0] > 0) | (q.total_count == p.total_count))
+    return _nowhere(q, p, finite)
+
+
+def _nowhere(q: Any, p: Any, finite: bool | Tensor) -> Finiteness:
+    def explain() -> str:
+        if bool(torch.as_tensor(finite).all()):
+            return ""
+        return f"{_name(p)} gives probability 0 to what {_name(q)} may take"
+
+    return Finiteness(True, finite, True, explain)
 
 
 def _masses(d: Any) -> Tensor | None:
-    """The probabilities, if `d` was made of them: logits are never 0 or 1."""
+    """Positive numbers for what has mass: the categories, or 0 and more than 0; None for all."""
+    if isinstance(d, td.Poisson):
+        return torch.stack([torch.ones_like(d.rate), d.rate], -1)
     d = getattr(d, "_categorical", d)
-    primary = vars(d).get("_param")
-    if primary is None or primary is not vars(d).get("probs"):
-        return None
-    return primary if isinstance(d, td.Categorical) else torch.stack([primary, 1 - primary], -1)
+    primary = vars(d).get("_param", vars(d).get("probs" if "logits" not in vars(d) else "logits"))
+    if primary is not vars(d).get("probs"):
+        # a finite logit is never a probability of 0 or 1
+        return (primary > -math.inf).double() if isinstance(d, td.Categorical) else None
+    if isinstance(d, td.Categorical):
+        return primary
+    pair = (primary, 1 - primary) if isinstance(d, td.Geometric) else (1 - primary, primary)
+    return torch.stack(pair, -1)
 
 
 # ---------------------------------------------------------------------------------------- tails

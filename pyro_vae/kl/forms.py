@@ -1,9 +1,9 @@
 """Which closed form serves a pair of classes, and whose it is.
 
 The order: forms registered here, torch's form of two distributions of one class, the statistics
-table (evaluated in float64), torch's other forms. torch's table is read for exactly matching
-classes only, for its own dispatch would give a subclass its parent's KL; what is known to be
-wrong in it is never used.
+table (evaluated in float64), torch's other forms, enumeration. torch's table is read for exactly
+matching classes only, for its own dispatch would give a subclass its parent's KL; what is known to
+be wrong in it is never used, and neither is what this package has put there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pyro.distributions import FoldedDistribution
 from torch.distributions import Distribution
 from torch.distributions.kl import _KL_REGISTRY
 
-from pyro_vae.kl import statistics, table
+from pyro_vae.kl import enumeration, statistics, table
 from pyro_vae.kl.table import Form, canonical
 
 WRONG_IN_TORCH: dict[tuple[type[Distribution], type[Distribution]], str] = {
@@ -32,7 +32,9 @@ WRONG_IN_TORCH: dict[tuple[type[Distribution], type[Distribution]], str] = {
     (td.Binomial, td.Binomial): "is -inf at probability 1, and refuses a larger prior count",
     (td.Poisson, td.Poisson): "is NaN for a rate of 0",
     (td.Geometric, td.Geometric): "is +inf for two probabilities of 1",
-    (td.Wishart, td.Wishart): "has no gradient with respect to q",
+    (td.Wishart, td.Wishart): (
+        "has no gradient with respect to q, and sums one term over a whole batch"
+    ),
     (td.TransformedDistribution, td.TransformedDistribution): (
         "takes transforms that are equal in value for one and the same, bijective or not"
     ),
@@ -48,7 +50,8 @@ class Found(NamedTuple):
 
     Arguments:
         form: The function of (q, p).
-        source: The package that defines it: "torch", "pyro_vae", or a third party's.
+        source: The package that defines it, "torch", "pyro_vae" or a third party's, and whether it
+            was given to torch or stands in the place of another: see `table.source_of`.
     """
 
     form: Form
@@ -56,7 +59,7 @@ class Found(NamedTuple):
 
 
 def find(q: Distribution, p: Distribution) -> Found | None:
-    """Return the closed form of KL(q || p), or None; the classes alone decide.
+    """Return the closed form of KL(q || p), or None; classes and supports alone decide.
 
     Arguments:
         q: The guide.
@@ -67,19 +70,23 @@ def find(q: Distribution, p: Distribution) -> Found | None:
 
     Example:
         >>> import pyro_vae.kl
-        >>> find(td.Gamma(1.0, 1.0), td.Gamma(2.0, 1.0)).source
-        'torch'
+        >>> find(td.Normal(0.0, 1.0), td.Gumbel(0.0, 1.0)).source
+        "pyro_vae, in place of torch's"
         >>> find(td.StudentT(3.0), td.Normal(0.0, 1.0)).source
-        'pyro_vae'
+        'pyro_vae, given to torch'
     """
     form = table.lookup(table.key_of(q), table.key_of(p))
     if form is not None:
-        return Found(form, _package(form))
+        return Found(form, table.source_of(q, p, table.package_of(form)))
     torchs = _in_torch(type(q), type(p))
     if torchs is not None and table.same_class(q, p):
         return torchs
     form = statistics.pair(type(q), type(p))
-    return torchs if form is None else Found(form, "pyro_vae")
+    if form is not None:
+        return Found(form, table.source_of(q, p, "pyro_vae"))
+    if torchs is None and enumeration.enumerable(q, p):
+        return Found(enumeration.total, table.source_of(q, p, "pyro_vae"))
+    return torchs
 
 
 def _in_torch(q: type[Distribution], p: type[Distribution]) -> Found | None:
@@ -88,10 +95,6 @@ def _in_torch(q: type[Distribution], p: type[Distribution]) -> Found | None:
         return None
     for key in ((q, p), (canonical(q), canonical(p)), (q, canonical(p)), (canonical(q), p)):
         form = _KL_REGISTRY.get(key)
-        if form is not None:
-            return Found(form, _package(form))
+        if form is not None and not table.given(*key):
+            return Found(form, table.package_of(form))
     return None
-
-
-def _package(form: Form) -> str:
-    return (form.__module__ or "?").partition(".")[0]

@@ -8,7 +8,23 @@ density, so that `pyro.distributions.Normal` and `torch.distributions.Normal` ar
 
 from __future__ import annotations
 
-__all__ = ["Form", "Key", "canonical", "forms", "key_of", "lookup", "register", "same_class"]
+__all__ = [
+    "Form",
+    "Key",
+    "canonical",
+    "forms",
+    "give",
+    "given",
+    "key_of",
+    "lookup",
+    "others",
+    "package_of",
+    "register",
+    "same_class",
+    "source_of",
+    "spellings",
+    "watch",
+]
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -18,7 +34,8 @@ import pyro.distributions as dist
 import torch.distributions as td
 from pyro.distributions.inverse_gamma import InverseGamma
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, register_kl
+from torch.distributions.kl import _KL_REGISTRY
 
 Form = Callable[..., Tensor]
 """A function of (q, p) that returns KL(q || p), in nats, of the broadcast batch shape."""
@@ -27,6 +44,14 @@ Key = type[Distribution] | tuple[type[Distribution], type[Distribution]]
 """A class, or `(Independent, Base)` for a product of independent `Base` elements."""
 
 _FORMS: dict[tuple[Key, Key], Form] = {}
+
+_GIVEN: dict[tuple[type[Distribution], type[Distribution]], Form] = {}
+
+_GENERIC = tuple(
+    _KL_REGISTRY[kind, kind] for kind in (td.TransformedDistribution, td.ExponentialFamily)
+)
+
+_WATCHERS: list[Callable[[Key, Key], object]] = []
 
 # classes of Pyro's own with the density and the attributes of torch's
 _TWINS: dict[type, type] = {
@@ -51,6 +76,25 @@ def canonical(cls: type[Distribution]) -> type[Distribution]:
     if cls.__module__ == "pyro.distributions.torch":
         return cls.__bases__[0]
     return _TWINS.get(cls, cls)
+
+
+def spellings(cls: type[Distribution]) -> tuple[type[Distribution], ...]:
+    """Return the classes that `canonical` maps to this one and that do not inherit from it.
+
+    Arguments:
+        cls: A canonical class.
+
+    Returns:
+        The class and its twins.
+
+    Example:
+        >>> spellings(td.Normal) == (td.Normal,)
+        True
+        >>> [c.__module__ for c in spellings(td.InverseGamma)]
+        ['torch.distributions.inverse_gamma', 'pyro.distributions.inverse_gamma']
+    """
+    twins = (twin for twin, own in _TWINS.items() if own is cls and not issubclass(twin, cls))
+    return (cls, *twins)
 
 
 def same_class(a: Distribution | type[Distribution], b: Distribution | type[Distribution]) -> bool:
@@ -101,7 +145,8 @@ def register(q: Key, p: Key) -> Callable[[Form], Form]:
     The form is called with two distributions of exactly these classes (Pyro's wrappers of
     torch's classes included), both expanded to the broadcast batch shape and, for classes of
     torch, Pyro and this package, with parameters in float64. Where the KL is known to be
-    infinite its value and gradient are discarded. It is consulted before torch's own table.
+    infinite its value and gradient are discarded. It is consulted before torch's own table, and
+    given to that if it lacks the pair (`pyro_vae.kl.given`).
 
     Arguments:
         q: The class of the first argument, or `(Independent, Base)` for a product of
@@ -139,6 +184,8 @@ def register(q: Key, p: Key) -> Callable[[Form], Form]:
                 "docstring; write down the formula and its source."
             )
         _FORMS[key] = form
+        for told in _WATCHERS:
+            told(*key)
         return form
 
     return add
@@ -171,6 +218,120 @@ def forms() -> Mapping[tuple[Key, Key], Form]:
         True
     """
     return MappingProxyType(_FORMS)
+
+
+def watch(told: Callable[[Key, Key], object]) -> None:
+    """Call a function with the keys of every form registered from now on.
+
+    Arguments:
+        told: A function of two keys.
+
+    Example:
+        >>> seen = []
+        >>> watch(lambda q, p: seen.append((q, p)))
+        >>> _ = _WATCHERS.pop()
+    """
+    _WATCHERS.append(told)
+
+
+def give(q: type[Distribution], p: type[Distribution], form: Form) -> None:
+    """Put a form into torch's own table, unless something is there for exactly this pair.
+
+    Arguments:
+        q: A class.
+        p: Another class.
+        form: The form, which has to guard itself against subclasses.
+
+    Example:
+        >>> give(td.Normal, td.Normal, lambda q, p: None)
+        >>> given(td.Normal, td.Normal)
+        False
+    """
+    if (q, p) not in _KL_REGISTRY:
+        register_kl(q, p)(form)
+        _GIVEN[q, p] = form
+
+
+def given(q: type[Distribution], p: type[Distribution]) -> bool:
+    """Say whether torch's form for exactly this pair of classes is the one given from here.
+
+    Arguments:
+        q: A class.
+        p: Another class.
+
+    Returns:
+        True if it was given and nobody has replaced it since.
+
+    Example:
+        >>> given(td.Normal, td.Normal)
+        False
+    """
+    return (q, p) in _GIVEN and _KL_REGISTRY.get((q, p)) is _GIVEN[q, p]
+
+
+def others(q: type[Distribution], p: type[Distribution]) -> list[Form]:
+    """Return all forms in torch's table that it may dispatch a pair to, but for ours.
+
+    torch's two rules for whole kinds of distributions serve none but two of one class.
+
+    Arguments:
+        q: A class.
+        p: Another class.
+
+    Returns:
+        The forms of torch, Pyro and their users.
+
+    Example:
+        >>> [form.__module__ for form in others(td.Normal, td.Laplace)]
+        ['torch.distributions.kl']
+        >>> others(td.LogNormal, td.Weibull)
+        []
+    """
+    found = [
+        form
+        for (a, b), form in _KL_REGISTRY.items()
+        if issubclass(q, a) and issubclass(p, b) and not given(a, b)
+    ]
+    return found if same_class(q, p) else [form for form in found if form not in _GENERIC]
+
+
+def source_of(q: Distribution, p: Distribution, package: str) -> str:
+    """Name the source of a form: its package, and what torch has for the pair.
+
+    Arguments:
+        q: A distribution.
+        p: Another.
+        package: The package that defines the form.
+
+    Returns:
+        The package, followed by ", given to torch" if torch has the form from there, or by
+        ", in place of torch's" (or Pyro's, or a user's) if there is another.
+
+    Example:
+        >>> source_of(td.Normal(0.0, 1.0), td.Normal(0.0, 1.0), "pyro_vae")
+        "pyro_vae, in place of torch's"
+    """
+    classes = type(q), type(p)
+    if given(*(canonical(c) for c in classes)):
+        return f"{package}, given to torch"
+    replaced = others(*classes)
+    return f"{package}, in place of {package_of(replaced[-1])}'s" if replaced else package
+
+
+def package_of(form: Form) -> str:
+    """Return the name of the package that defines a form.
+
+    Arguments:
+        form: A function.
+
+    Returns:
+        The first part of the name of its module.
+
+    Example:
+        >>> package_of(td.kl_divergence)
+        'torch'
+    """
+    return (form.__module__ or "?").partition(".")[0]
 
 
 def _canonical_key(key: Key) -> Key:

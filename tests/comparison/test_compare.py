@@ -38,8 +38,8 @@ def binary(rows=9, features=6):
 
 PAIRS = {
     "Normal, closed": lambda: (fam.Normal(2), fam.Normal(2, context=16)),
-    "FullNormal, silent fallback": lambda: (fam.Normal(2), fam.FullNormal(2, context=16)),
-    "Student-t prior, sampled": lambda: (fam.StudentT(2), fam.Normal(2, context=16)),
+    "FullNormal, given": lambda: (fam.Normal(2), fam.FullNormal(2, context=16)),
+    "Student-t prior, quadrature": lambda: (fam.StudentT(2), fam.Normal(2, context=16)),
     "Gamma, closed": lambda: (fam.Gamma(2, learnable=True), fam.Gamma(2, context=16)),
     "Dirichlet, closed": lambda: (fam.Dirichlet(3), fam.Dirichlet(3, context=16)),
 }
@@ -71,9 +71,8 @@ def test_terms_are_those_of_the_elbo_classes_at_equal_seeds(pair, options):
 def test_sampled_and_analytic_agree_on_right_forms(pair):
     vae = make_vae(*pair())
     table = compare(vae.model, vae.guide, binary(), num_particles=200)
-    z = table.kl_z_score_total.item()
-    assert math.isnan(z) == (table.kl_route.item() == "sampled")
-    assert not abs(z) > 5
+    assert table.kl_route.item() in ("closed", "quadrature")
+    assert abs(table.kl_z_score_total.item()) < 5
     assert "wrong_closed_form" not in table.findings.item()
     assert (table.gradients_agree == 1).all()
 
@@ -86,8 +85,8 @@ def test_it_tells_which_route_the_mean_field_elbo_takes():
         routes[name] = (table.mean_field_route.item(), "silent_fallback" in table.findings.item())
     assert routes == {
         "Normal, closed": ("analytic", False),
-        "FullNormal, silent fallback": ("fallback", True),
-        "Student-t prior, sampled": ("fallback", True),
+        "FullNormal, given": ("analytic", False),
+        "Student-t prior, quadrature": ("fallback", True),
         "Gamma, closed": ("analytic", False),
         "Dirichlet, closed": ("analytic", False),
     }

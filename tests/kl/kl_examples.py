@@ -43,6 +43,14 @@ DISCRETE = {
     td.Geometric: {"logits": [-1.2, 0.4, 2.0]},
     td.Poisson: {"rate": [0.6, 2.2, 5.1]},
     td.Binomial: {"total_count": [3.0, 5.0, 5.0], "logits": [-1.2, 0.4, 1.0]},
+    td.NegativeBinomial: {"total_count": [0.6, 2.5, 7.0], "logits": [-1.2, 0.4, 1.0]},
+    dist.GammaPoisson: {"concentration": [0.6, 2.5, 7.0], "rate": [0.7, 1.4, 3.0]},
+    dist.ZeroInflatedPoisson: {"rate": [0.6, 2.2, 5.1], "gate": [0.1, 0.5, 0.3]},
+    dist.BetaBinomial: {
+        "concentration1": [0.6, 2.2, 5.1],
+        "concentration0": [1.6, 0.7, 3.0],
+        "total_count": [3.0, 5.0, 5.0],
+    },
     td.Categorical: {"logits": [[0.1, -0.4, 1.0], [0.0, 2.0, 0.3], [-1.0, 0.2, 0.5]]},
     td.OneHotCategorical: {"logits": [[0.1, -0.4, 1.0], [0.0, 2.0, 0.3], [-1.0, 0.2, 0.5]]},
     td.OneHotCategoricalStraightThrough: {
@@ -50,6 +58,9 @@ DISCRETE = {
     },
 }
 GAUSSIAN = (td.Independent, td.MultivariateNormal, td.LowRankMultivariateNormal)
+# these have their cases in special_cases.py and in same_families.py
+SPECIAL = (dist.MultivariateStudentT, td.Wishart, td.LKJCholesky, td.VonMises)
+SPECIAL += (td.Dirichlet, td.Multinomial)
 STRUCTURAL = {"total_count"}
 
 
@@ -169,8 +180,9 @@ def enumeration(q, p):
     else:
         x = torch.arange(400, dtype=F64).reshape(-1, 1, 1)
     top = torch.tensor(torch.inf)
-    if isinstance(q, td.Binomial):
-        top = torch.minimum(q.total_count, p.total_count)
+    if isinstance(q, (td.Binomial, dist.BetaBinomial)):
+        bounded = isinstance(p, (td.Binomial, dist.BetaBinomial))
+        top = torch.minimum(q.total_count, p.total_count) if bounded else q.total_count
     used = torch.ones(()).bool() if q.event_shape else x <= top
     x = torch.where(used.unsqueeze(-1) if q.event_shape else used, x, 0.0)
     log_q, log_p = torch.broadcast_tensors(q.log_prob(x), p.log_prob(x))

@@ -1,38 +1,98 @@
 """Discrete pairs, sum_x q(x) log(q(x) / p(x)).
 
-Written in logits wherever logits are what the distribution was made of, so that no probability
-has to round to 0 or 1. A value of x that q never takes adds nothing; where p alone never takes
-it the KL is infinite, which `pyro_vae.kl.finiteness` sees.
+Masses sum to one on both sides, so the sum is also that of p - q + q log(q / p), whose terms are
+non-negative and of second order near q = p. Written in logits wherever logits are what the
+distribution was made of, so that no probability has to round to 0 or 1. A value of x that q never
+takes adds its p alone; where p alone never takes it the KL is infinite, which
+`pyro_vae.kl.finiteness` sees.
 """
 
 from __future__ import annotations
 
-__all__: list[str] = []
+__all__ = ["bernoulli", "chances"]
+
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributions as td
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyro_vae.kl.remainders import mass_excess, rate_excess
 from pyro_vae.kl.table import register
 
 AnyOneHot = td.OneHotCategorical | td.OneHotCategoricalStraightThrough
 
 
+class Chances(NamedTuple):
+    """Probabilities and their logarithms, of 1 and of 0.
+
+    Arguments:
+        one: The probability of 1.
+        log_one: Its logarithm, 0 where the probability is 0.
+        zero: The probability of 0.
+        log_zero: Its logarithm, likewise.
+    """
+
+    one: Tensor
+    log_one: Tensor
+    zero: Tensor
+    log_zero: Tensor
+
+
+def chances(d: Any) -> Chances:
+    """Probabilities of 1 and 0, from logits if `d` was made of logits.
+
+    Arguments:
+        d: A distribution with `probs` and `logits`.
+
+    Returns:
+        The probabilities and their logarithms.
+
+    Example:
+        >>> chances(td.Bernoulli(torch.tensor(0.25))).zero.item()
+        0.75
+    """
+    if "logits" in vars(d):
+        log_1, log_0 = logsigmoid(d.logits), logsigmoid(-d.logits)
+        return Chances(log_1.exp(), log_1, log_0.exp(), log_0)
+    return Chances(d.probs, _log(d.probs), 1 - d.probs, _log(1 - d.probs))
+
+
+def bernoulli(q: Chances, p: Chances) -> Tensor:
+    """Sum over x in {0, 1} of p(x) - q(x) + q(x) log(q(x) / p(x)).
+
+    Arguments:
+        q: The probabilities of q.
+        p: The probabilities of p.
+
+    Returns:
+        The KL between the Bernoullis.
+
+    Example:
+        >>> q, p = (chances(td.Bernoulli(torch.tensor(v))) for v in (0.0, 0.5))
+        >>> round(bernoulli(q, p).item(), 4)  # log 2
+        0.6931
+    """
+    one = mass_excess(q.one, p.one, p.log_one - q.log_one)
+    zero = mass_excess(q.zero, p.zero, p.log_zero - q.log_zero)
+    return one + zero
+
+
 @register(td.Bernoulli, td.Bernoulli)
 def _bernoulli(q: td.Bernoulli, p: td.Bernoulli) -> Tensor:
-    """Sum over x in {0, 1} of q(x) [log q(x) - log p(x)]."""
-    (q1, log_q1, q0, log_q0), (_, log_p1, _, log_p0) = _two(q), _two(p)
-    return q1 * (log_q1 - log_p1) + q0 * (log_q0 - log_p0)
+    """Sum over x in {0, 1} of p(x) - q(x) + q(x) log(q(x) / p(x))."""
+    return bernoulli(chances(q), chances(p))
 
 
 @register(td.Categorical, td.Categorical)
 def _categorical(q: td.Categorical, p: td.Categorical) -> Tensor:
-    """Sum over the categories of q of q(x) [log q(x) - log p(x)]."""
-    (mass, log_q), (_, log_p) = _many(q), _many(p)
-    # categories beyond those of q have no mass; those beyond p's make it infinite
-    common = min(log_q.shape[-1], log_p.shape[-1])
-    return (mass * log_q).sum(-1) - (mass[..., :common] * log_p[..., :common]).sum(-1)
+    """Sum over the categories of p(x) - q(x) + q(x) log(q(x) / p(x))."""
+    (mass, log_q), (prior, log_p) = _many(q), _many(p)
+    # a category that q lacks adds its prior mass; one that p lacks makes the KL infinite
+    common = min(mass.shape[-1], prior.shape[-1])
+    mass, log_q, met, log_p = (t[..., :common] for t in (mass, log_q, prior, log_p))
+    return mass_excess(mass, met, log_p - log_q).sum(-1) + prior[..., common:].sum(-1)
 
 
 @register(td.OneHotCategorical, td.OneHotCategorical)
@@ -44,51 +104,31 @@ def _one_hot(q: AnyOneHot, p: AnyOneHot) -> Tensor:
     return _categorical(q._categorical, p._categorical)
 
 
-@register(td.Binomial, td.Binomial)
-def _binomial(q: td.Binomial, p: td.Binomial) -> Tensor:
-    """E log C(n, x) / C(m, x) + n KL(Bernoulli) - (m - n) log p(0), by enumeration of x.
-
-    The first term vanishes for equal counts n = m; there is no closed form of it otherwise.
-    """
-    n, m = q.total_count, p.total_count
-    (q1, log_q1, q0, log_q0), (_, log_p1, _, log_p0) = _two(q), _two(p)
-    trials = n * (q1 * (log_q1 - log_p1) + q0 * (log_q0 - log_p0)) - (m - n) * log_p0
-    x = torch.arange(int(n.max()) + 1, dtype=n.dtype, device=n.device)
-    x = x.reshape((-1,) + (1,) * n.dim())
-    possible = x <= torch.minimum(n, m)
-    x = torch.where(possible, x, torch.zeros_like(x))
-    rest = torch.lgamma(n + 1) - torch.lgamma(m + 1)
-    log_counts = rest + torch.lgamma(m - x + 1) - torch.lgamma(n - x + 1)
-    mass = torch.where(possible, q.log_prob(x).exp(), 0.0)
-    return (mass * log_counts).sum(0) + trials
+@register(td.Multinomial, td.Multinomial)
+def _multinomial(q: td.Multinomial, p: td.Multinomial) -> Tensor:
+    """N times the KL of the categories, n being the count of both sides."""
+    return q.total_count * _categorical(q._categorical, p._categorical)
 
 
 @register(td.Geometric, td.Geometric)
 def _geometric(q: td.Geometric, p: td.Geometric) -> Tensor:
-    """(log q1 - log p1) + (q0 / q1) (log q0 - log p0), in logits."""
-    a, b = q.logits, p.logits
-    return logsigmoid(a) - logsigmoid(b) + (-a).exp() * (logsigmoid(-a) - logsigmoid(-b))
+    """The KL of the Bernoullis of single trials, divided by q1: that many are made on average."""
+    return bernoulli(chances(q), chances(p)) / chances(q).one
 
 
 @register(td.Poisson, td.Poisson)
 def _poisson(q: td.Poisson, p: td.Poisson) -> Tensor:
-    """With rates l and m: l log(l / m) - l + m, where 0 log 0 = 0."""
-    return torch.xlogy(q.rate, q.rate) - torch.xlogy(q.rate, p.rate) - q.rate + p.rate
-
-
-def _two(d: td.Bernoulli | td.Binomial) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Probability and its logarithm, of 1 and of 0."""
-    if "logits" in vars(d):
-        log_1, log_0 = logsigmoid(d.logits), logsigmoid(-d.logits)
-        return log_1.exp(), log_1, log_0.exp(), log_0
-    return d.probs, _log(d.probs), 1 - d.probs, _log(1 - d.probs)
+    """With rates l and m: m - l + l log(l / m), where 0 log 0 = 0."""
+    return rate_excess(q.rate, p.rate)
 
 
 def _many(d: td.Categorical) -> tuple[Tensor, Tensor]:
-    """Probabilities and their logarithms."""
+    """Probabilities and their logarithms, normalised anew in this precision."""
     if "logits" in vars(d):
-        return d.logits.exp(), d.logits
-    return d.probs, _log(d.probs)
+        log = d.logits.log_softmax(-1)
+        return log.exp(), log
+    probs = d.probs / d.probs.sum(-1, keepdim=True)
+    return probs, _log(probs)
 
 
 def _log(x: Tensor) -> Tensor:

@@ -12,21 +12,32 @@ import torch.distributions as td
 from torch import Tensor
 
 from pyro_vae.distributions import LogitNormal
+from pyro_vae.kl.closed_forms.location_scale import cauchy, gumbel, normal
+from pyro_vae.kl.remainders import log_ratio
 from pyro_vae.kl.table import register
 
 
+@register(td.LogNormal, td.LogNormal)
 @register(LogitNormal, LogitNormal)
-def _logit_normal(q: LogitNormal, p: LogitNormal) -> Tensor:
-    """log(s_p / s_q) + [s_q^2 + (m_q - m_p)^2] / 2 s_p^2 - 1/2, the KL of the Normals."""
-    ratio = q.scale / p.scale
-    return ((ratio**2 + ((q.loc - p.loc) / p.scale) ** 2 - 1) / 2) - ratio.log()
+def _normal(q: td.LogNormal | LogitNormal, p: td.LogNormal | LogitNormal) -> Tensor:
+    """The KL of the Normals, of the logarithm or of the logit."""
+    return normal(q.scale, p.scale, q.loc - p.loc)
+
+
+@register(td.HalfNormal, td.HalfNormal)
+def _half_normal(q: td.HalfNormal, p: td.HalfNormal) -> Tensor:
+    """The KL of the Normals at 0."""
+    return normal(q.scale, p.scale, 0.0)
 
 
 @register(td.HalfCauchy, td.HalfCauchy)
 def _half_cauchy(q: td.HalfCauchy, p: td.HalfCauchy) -> Tensor:
-    """log[(s_q + s_p)^2 / 4 s_q s_p], the KL of the Cauchys at 0.
+    """The KL of the Cauchys at 0."""
+    return cauchy(q.scale, p.scale, 0.0)
 
-    Source: On the Kullback-Leibler divergence between Cauchy distributions (F. Chyzak,
-    F. Nielsen, 2019).
-    """
-    return 2 * (q.scale + p.scale).log() - (4 * q.scale * p.scale).log()
+
+@register(td.Weibull, td.Weibull)
+def _weibull(q: td.Weibull, p: td.Weibull) -> Tensor:
+    """The KL of the Gumbels of -log x, at -log(scale) with scale 1 / concentration."""
+    offset = p.concentration * log_ratio(q.scale, p.scale)
+    return gumbel(p.concentration, q.concentration, offset)

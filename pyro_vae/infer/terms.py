@@ -1,0 +1,301 @@
+"""What one latent site takes off an ELBO: an exact KL, a sampled one, or some of both.
+
+With c_q and c_p, the scale times the mask of the site in guide and model, the site takes off
+
+    c_q log q(z) - c_p log p(z) = c_p (log q(z) - log p(z)) + (c_q - c_p) log q(z),
+
+whose expectation over its own draw is  c_p KL(q || p) + (c_q - c_p) E_q[log q(z)].  So where
+guide and model weigh a site alike the KL alone is left, and where they do not, log q is sampled
+with the difference of the weights.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Check", "SiteRoute", "Term", "distribution_name", "guide_term", "pair_term"]
+
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from pyro.distributions.score_parts import ScoreParts
+from pyro.distributions.torch_distribution import MaskedDistribution
+from pyro.distributions.util import is_identically_zero, scale_and_mask
+from torch import Tensor
+
+from pyro_vae import kl
+from pyro_vae.kl.parameters import tensors
+from pyro_vae.kl.plan import Plan, plan
+from pyro_vae.kl.quadrature import accepted
+
+# a site as Pyro's traces hold it
+Node: TypeAlias = Any
+
+
+class SiteRoute(NamedTuple):
+    """How the KL of one site was had in the last call of an ELBO.
+
+    Arguments:
+        kind: "closed" or "quadrature" (exact), "sampled", "mixed" (exact, but guide and model
+            weigh the site differently, and log q is sampled with the difference), or
+            "auxiliary" (a site of the guide alone, whose log q is sampled).
+        reason: One sentence for people.
+        sampled: How many elements have a sampled part, a 0-dim tensor; None if `kind` says it.
+    """
+
+    kind: str
+    reason: str
+    sampled: Tensor | None = None
+
+
+class Check(NamedTuple):
+    """A flag to be read once the loss is complete, and the error to raise where it is False."""
+
+    flag: Tensor
+    error: Callable[[], Exception]
+
+
+class Term(NamedTuple):
+    """What a site takes off the ELBO, elementwise, scaled and masked.
+
+    The gradient of both parts is the pathwise one, as `Trace_ELBO` has it: without
+    E_q[grad log q] = 0 where the guide is not reparameterised.
+
+    Arguments:
+        exact: What does not depend on the site's own draw.
+        sampled: What does.
+        route: How it was had.
+        checks: What has to hold.
+    """
+
+    exact: Tensor
+    sampled: Tensor
+    route: SiteRoute
+    checks: tuple[Check, ...]
+
+
+def guide_term(name: str, q: Node, *, strict: bool) -> Term:
+    """Return the term of a site that only the guide draws: log q(z).
+
+    Arguments:
+        name: The name of the site.
+        q: The site in the guide's trace, its score parts computed.
+        strict: Whether to refuse, since this term can only be sampled.
+
+    Returns:
+        The term.
+
+    Raises:
+        NoExactKL: If `strict`.
+    """
+    reason = "a site of the guide alone, which takes its log q off the ELBO"
+    if strict:
+        raise _refusal(name, q, None, reason)
+    log_q = _log_q(q["score_parts"])
+    check = _finite(name, log_q, f"log {_name(q)}(z)", q)
+    return Term(torch.zeros_like(log_q), log_q, SiteRoute("auxiliary", reason), (check,))
+
+
+def pair_term(name: str, q: Node, p: Node, *, biased: str | None, strict: bool) -> Term:
+    """Return the term of a site that guide and model share.
+
+    Arguments:
+        name: The name of the site.
+        q: The site in the guide's trace, its score parts computed.
+        p: The site in the model's trace, its log_prob computed.
+        biased: Why an exact KL would be biased here; None if it is not.
+        strict: Whether to refuse to sample anything.
+
+    Returns:
+        The term.
+
+    Raises:
+        NoExactKL: If `strict` and something has to be sampled.
+        ValueError: If the KL is undefined, or guide and model count the site differently often.
+    """
+    _check_shapes(name, q, p)
+    guide, model, made = _Weighed.of(q), _Weighed.of(p), None
+    obstacle = biased or _unlike(guide.base, model.base)
+    if obstacle is None:
+        made = plan(guide.base, model.base)
+        if made.kind == "undefined":
+            raise ValueError(f"site {name!r}: {_pair(q, p)} is undefined: {made.why()}.")
+        if made.value is not None:
+            return _exact(name, q, p, made, made.value(), strict=strict)
+        obstacle = made.how
+    if strict:
+        raise _refusal(name, q, p, obstacle)
+    return _sampled(name, q, p, obstacle, None if made is None else made.finite)
+
+
+def distribution_name(d: Any) -> str:
+    """Return the class name of a distribution, wrappers left out.
+
+    Arguments:
+        d: A distribution.
+
+    Returns:
+        The name of its class, or of that which `Independent` and the like hold.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> distribution_name(dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        'Normal'
+    """
+    while type(d).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+        d = d.base_dist
+    return type(d).__name__
+
+
+# ----------------------------------------------------------------------------------------- terms
+def _sampled(name: str, q: Node, p: Node, reason: str, finite: Tensor | None) -> Term:
+    value = _log_q(q["score_parts"]) - p["log_prob"]
+    checks = [_finite(name, value, f"log {_name(q)}(z) - log {_name(p)}(z)", q, p)]
+    if finite is not None:  # a draw may be, even where the KL is not
+        infinite = _Weighed.of(p)((~finite).to(value.dtype))
+        checks.append(Check(~infinite.any(), lambda: _not_finite(name, q, p)))
+    return Term(torch.zeros_like(value), value, SiteRoute("sampled", reason), tuple(checks))
+
+
+def _exact(name: str, q: Node, p: Node, made: Plan, value: Tensor, *, strict: bool) -> Term:
+    guide, model = _Weighed.of(q), _Weighed.of(p)
+    kind, reason = made.kind, made.how
+    sampled, parts = torch.zeros_like(q["log_prob"] - p["log_prob"]), []
+    if made.finite is not None:
+        value = torch.where(made.finite, value, torch.inf)
+    if made.error is not None:
+        missed = ~(accepted(value, made.error()) | value.isinf())
+        ratio = _log_q(guide.base.score_parts(q["value"])) - p["unscaled_log_prob"]
+        sampled = sampled + model(torch.where(missed, ratio, 0.0))
+        value = torch.where(missed, 0.0, value)
+        parts.append(missed)
+    if not guide.like(model):
+        kind = "mixed"
+        reason = f"{reason}; guide and model weigh the site by {guide.told()} and {model.told()}"
+        log_q = _log_q(guide.base.score_parts(q["value"]))
+        sampled = sampled + guide(log_q) - model(log_q)
+        one = torch.ones_like(log_q)
+        parts.append(guide(one) != model(one))
+    count = torch.stack([part.sum() for part in parts]).sum() if parts else None
+    exact = model(value.to(sampled.dtype)).expand(sampled.shape)
+    checks = [Check(exact.isfinite().all(), lambda: _not_finite(name, q, p))]
+    if parts:
+        checks.append(_finite(name, sampled, f"log {_name(q)}(z)", q, p))
+    if strict and count is not None:
+        why = f"{reason}, so that some elements would be sampled"
+        checks.append(Check(count == 0, lambda: _refusal(name, q, p, why)))
+    return Term(exact, sampled, SiteRoute(kind, reason, count), tuple(checks))
+
+
+def _log_q(parts: ScoreParts) -> Tensor:
+    """The log q(z) of a draw, with the gradient that `Trace_ELBO` takes of it."""
+    path = parts.entropy_term
+    if path is parts.log_prob:
+        return path
+    value = parts.log_prob.detach()
+    return value if is_identically_zero(path) else value + (path - path.detach())
+
+
+class _Weighed(NamedTuple):
+    """The distribution of a site, and by what its log density is multiplied."""
+
+    base: Any
+    scale: Any
+    masks: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, node: Node) -> _Weighed:
+        base, masks = node["fn"], [node["mask"]]
+        while isinstance(base, MaskedDistribution):
+            masks.append(base._mask)
+            base = base.base_dist
+        return cls(base, node["scale"], tuple(m for m in masks if m is not None and m is not True))
+
+    def __call__(self, value: Tensor) -> Tensor:
+        value = scale_and_mask(value, self.scale)
+        for mask in self.masks:
+            value = scale_and_mask(value, mask=mask)
+        return value
+
+    def like(self, other: _Weighed) -> bool:
+        """Whether both are known to weigh alike, without a look into tensors."""
+        numbers = not any(isinstance(w.scale, Tensor) for w in (self, other))
+        same = self.scale is other.scale or (numbers and self.scale == other.scale)
+        return same and {id(m) for m in self.masks} == {id(m) for m in other.masks}
+
+    def told(self) -> str:
+        scale = "a tensor" if isinstance(self.scale, Tensor) else f"{self.scale:g}"
+        return f"scale {scale} with {len(self.masks) or 'no'} mask{'s'[: len(self.masks) != 1]}"
+
+
+def _unlike(q: Any, p: Any) -> str | None:
+    """Why KL(q || p) is not what two log densities, as masked within an event, come to."""
+    if _inner_masks(q) != _inner_masks(p):
+        return "guide and model mask the elements of an event differently"
+    return None
+
+
+def _inner_masks(d: Any) -> set[int]:
+    found = set()
+    while hasattr(d, "base_dist"):
+        if isinstance(d, MaskedDistribution) and d._mask is not True:
+            found.add(id(d._mask))
+        d = d.base_dist
+    return found
+
+
+# ---------------------------------------------------------------------------------------- errors
+def _check_shapes(name: str, q: Node, p: Node) -> None:
+    shapes = [tuple(node["log_prob"].shape) for node in (q, p)]
+    aligned = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+    if any(a != b for a, b in aligned):
+        raise ValueError(
+            f"site {name!r}: the guide's log density has shape {shapes[0]} and the model's "
+            f"{shapes[1]}; put both into the same plates."
+        )
+
+
+def _finite(name: str, value: Tensor, what: str, *nodes: Node) -> Check:
+    def error() -> ValueError:
+        return ValueError(
+            f"site {name!r}: {what} is not finite at a draw of the guide, which lies outside a "
+            f"support or at the end of what the dtype can hold.{_broken(*nodes)}"
+        )
+
+    return Check(value.isfinite().all(), error)
+
+
+def _not_finite(name: str, q: Node, p: Node) -> ValueError:
+    told = kl.route(q["fn"], p["fn"])
+    if not bool(told.finite.all()):
+        return ValueError(
+            f"site {name!r}: {_pair(q, p)} is infinite: {told.reason}. Choose a guide whose "
+            "support and tails lie within those of the prior."
+        )
+    return ValueError(f"site {name!r}: {_pair(q, p)} came out as NaN or infinite.{_broken(q, p)}")
+
+
+def _broken(*nodes: Node) -> str:
+    """Whose parameters are not finite, for the end of a message."""
+    sides = [
+        side
+        for side, node in zip(("guide", "model"), nodes, strict=False)
+        if not all(bool(t.isfinite().all()) for t in tensors(node["fn"]))
+    ]
+    return f" A parameter of the {' and of the '.join(sides)} is not finite." if sides else ""
+
+
+def _refusal(name: str, q: Node, p: Node | None, reason: str) -> kl.NoExactKL:
+    what = f"log {_name(q)}(z)" if p is None else _pair(q, p)
+    return kl.NoExactKL(
+        f"site {name!r}: {what} would have to be sampled, which strict=True refuses: {reason}. "
+        "Take strict=False to sample it."
+    )
+
+
+def _pair(q: Node, p: Node) -> str:
+    return f"KL({_name(q)} || {_name(p)})"
+
+
+def _name(node: Node) -> str:
+    return distribution_name(node["fn"])

@@ -4,6 +4,9 @@ import pyro
 import pytest
 import torch
 
+# small tensors on shared cores: more threads only get in each other's way
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def clean_slate():

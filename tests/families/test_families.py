@@ -166,7 +166,11 @@ def test_learnable_trains_all_with_the_given_as_start():
     torch.testing.assert_close(prior.values()["scale"], torch.full((3,), 2.5))
 
 
-@pytest.mark.parametrize("names", ["loc", ("loc",), ["loc"], iter(["loc"])], ids=str)
+@pytest.mark.parametrize(
+    "names",
+    ["loc", ("loc",), ["loc"], iter(["loc"])],
+    ids=["text", "tuple", "list", "iterator"],
+)
 def test_learnable_names_only_those(names):
     prior = fam.Normal(3, learnable=names, scale=2.5)
     assert prior.learned == ("loc",)

@@ -333,7 +333,7 @@ def _process(*arguments, folder):
 @pytest.mark.slow
 def test_python_m_pyro_vae_compares(x, tmp_path):
     process = _process("compare", "--data", x, *TINY, *PAIRS, folder=tmp_path)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert "normal" in out
     assert sorted(p.name for p in (tmp_path / "comparison").iterdir()) == ["cells", *FILES]
@@ -345,18 +345,18 @@ def test_a_process_that_is_interrupted_goes_on_where_it_was(tmp_path):
     settings = shlex.split("--epochs 4 --num-particles 5 --hidden 16 --latent 2")
     arguments = ["compare", *pairs, *settings]
     process = _process(*arguments, folder=tmp_path)
-    cells, deadline = tmp_path / "comparison" / "cells", time.monotonic() + 120
+    cells, deadline = tmp_path / "comparison" / "cells", time.monotonic() + 600
     while not list(cells.glob("*.nc")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "goes on from there" in err
     finished = {path: path.stat().st_mtime_ns for path in cells.glob("*.nc")}
     assert 0 < len(finished) < 8
     process = _process(*arguments, folder=tmp_path)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert cli.main([*arguments, "--quiet", "--out", str(tmp_path / "unbroken")]) == 0

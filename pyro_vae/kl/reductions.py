@@ -184,6 +184,12 @@ def _transformed(q: Any, p: Any) -> Plan | None:
     if a.event_shape != b.event_shape or broadcast(a, b) != broadcast(q, p):
         return None
     inner = plan(a, b)
+    cancels = shared and not maps_q and not maps_p
+    if inner.value is not None and not (
+        cancels and all(isinstance(d, td.TransformedDistribution) for d in (q, p))
+    ):
+        # torch cancels equal bijections, and absorbs none: it has no form for this pair
+        inner = inner._replace(source="pyro_vae")
     return inner._replace(how=f"{inner.how}, seen through bijections") if shared else inner
 
 

@@ -4,7 +4,8 @@ Whatever is wrong with names, data, settings or the output folder is said in one
 with exit code 2, before anything is trained. Finished cells lie in the output folder from the
 moment they are finished, so the same command started again goes on where it was stopped.
 
-Exit codes: 0 done, 1 a pair failed, 2 an error of usage, 130 stopped by the user.
+Exit codes: 0 done, 1 a pair failed (or a KL is wrong), 2 an error of usage, 130 stopped by the
+user.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae import datasets, plots, report
+from pyro_vae import datasets, kl, plots, report
 from pyro_vae import families as fam
+from pyro_vae.kl.audit import counts, wrong
 from pyro_vae.pairings import (
     GUIDES,
     PRIORS,
@@ -63,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments, by default those of the process.
 
     Returns:
-        The exit code: 0 done, 1 a pair failed, 2 an error of usage, 130 stopped by the user.
+        The exit code: 0 done, 1 a pair failed (or a KL is wrong), 2 an error of usage, 130
+        stopped by the user.
     """
     try:
         args = _parser().parse_args(argv)
@@ -94,6 +97,19 @@ def _parser() -> argparse.ArgumentParser:
         "catalogue", help="list families, data sets and how many pairs are admissible"
     )
     catalogue.set_defaults(run=_catalogue)
+    audit = commands.add_parser(
+        "audit",
+        help="check every KL that is reachable, ours and torch's, by quadrature and sums",
+        description="Hold every KL divergence and its gradients, in both precisions, against an "
+        "independent oracle. The exit code is 0 if all of this package's are right, else 1.",
+        allow_abbrev=False,
+    )
+    audit.set_defaults(run=_audit)
+    add = audit.add_argument
+    add("--out", metavar="FILE.nc", help="write all results to a NetCDF file")
+    add("--sample", type=int, metavar="N", help="only N pairs, chosen at random (default: all)")
+    add("--seed", type=int, default=0, help="of that choice (default: 0)")
+    add("--quiet", action="store_true", help="no progress bar, and only what is wrong of ours")
     return parser
 
 
@@ -322,3 +338,35 @@ def _space(name: str) -> str:
     if name == "transported":
         return "the prior's"
     return space_of(fam.registry[name].example().support).name
+
+
+# ---------------------------------------------------------------------- audit
+
+
+def _audit(args: argparse.Namespace) -> int:
+    with _usage_errors():
+        out = None if args.out is None else Path(args.out).expanduser()
+        if out is not None and not out.parent.is_dir():
+            raise ValueError(f"there is no folder {out.parent} to write {out.name} to; make it.")
+        found = kl.audit(progress=not args.quiet, seed=args.seed, sample=args.sample)
+        if out is not None:
+            found.to_netcdf(out, engine="h5netcdf")
+    ours = wrong(found)
+    if not args.quiet:
+        print("\n".join(_audited(found)))  # noqa: T201
+    _say(f"pyro-vae: {len(ours)} of {found.sizes['pair']} KLs are wrong" + ":" * bool(ours))
+    for line in ours:
+        _say(f"  {line}")
+    return FAILED if ours else DONE
+
+
+def _audited(found: xr.Dataset) -> Iterator[str]:
+    """What torch and Pyro have wrong, and a count by space and route."""
+    served = int((found["torch_source"] != "none").sum())
+    yield f"torch and Pyro have a form for {served} of {found.sizes['pair']} pairs; wrong are:"
+    yield from (f"  {line}" for line in wrong(found, "torch_") or ["none"])
+    by_space = counts(found)
+    kinds = sorted(by_space["all"], key=lambda kind: -by_space["all"][kind])
+    yield "\n" + f"{'pairs by space of q':32}" + "".join(f"{kind:>12}" for kind in kinds)
+    for space, by_kind in by_space.items():
+        yield f"{space:32}" + "".join(f"{by_kind.get(kind, 0):12}" for kind in kinds)

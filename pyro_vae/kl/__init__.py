@@ -5,6 +5,7 @@ from pyro_vae.kl import given as given
 from pyro_vae.kl import line_composites as line_composites
 from pyro_vae.kl import line_families as line_families
 from pyro_vae.kl import reductions as reductions
+from pyro_vae.kl.audit import audit
 from pyro_vae.kl.bounds import Bounds, bounds
 from pyro_vae.kl.divergence import NoExactKL, divergence
 from pyro_vae.kl.estimate import Estimate, estimate
@@ -16,6 +17,7 @@ __all__ = [
     "Estimate",
     "NoExactKL",
     "Route",
+    "audit",
     "bounds",
     "divergence",
     "estimate",

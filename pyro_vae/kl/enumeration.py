@@ -116,7 +116,8 @@ def _masses(q: Any, p: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     assert values is not None, f"{type(q).__name__} is not enumerated; ask support_of first"
     batch = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
     q, p = unvalidated(q), unvalidated(p)
-    values = values.reshape(len(values), *[1] * len(batch), *q.event_shape)
+    # class numbers come as integers, which some densities score in float32 or not at all
+    values = values.double().reshape(len(values), *[1] * len(batch), *q.event_shape)
     inside = p.support.check(values)
     scored = inside.reshape(inside.shape + (1,) * len(q.event_shape))
     legal = torch.where(scored, values, _some(p, values))

@@ -103,8 +103,7 @@ def _cure() -> str:
     return (
         f"A root is a folder that holds {_ARCHIVE} (arrays train, valid, test of shape (n, 784), "
         f"or (n, 98) packed by numpy.packbits), or that file, or a folder that holds "
-        f"{', '.join(_AMAT)}, which are published at "
-        "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/."
+        f"{', '.join(_AMAT)}, the split that H. Larochelle published."
     )
 
 

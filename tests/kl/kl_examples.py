@@ -176,7 +176,8 @@ def converges(q, p):
 def enumeration(q, p):
     """KL(q || p) by summation over the support of q."""
     if isinstance(q, (td.Bernoulli, td.Categorical, td.OneHotCategorical)):
-        x = q.enumerate_support(expand=False)
+        # lgamma of the integers of a Categorical would run in float32
+        x = q.enumerate_support(expand=False).double()
     else:
         x = torch.arange(400, dtype=F64).reshape(-1, 1, 1)
     top = torch.tensor(torch.inf)

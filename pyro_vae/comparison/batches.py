@@ -112,22 +112,23 @@ def merged(parts: Sequence[Site], weights: Sequence[float]) -> Merged:
         weights: The weight of each batch.
     """
 
-    def joined(name: str) -> np.ndarray | None:
+    def stacked(name: str) -> list[np.ndarray] | None:
         arrays = [_stack(getattr(part, name)) for part in parts]
-        if any(a is None for a in arrays):
+        there = [a for a in arrays if a is not None]
+        return there if len(there) == len(parts) else None
+
+    def weighed(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.sum([w * a for w, a in zip(weights, arrays, strict=True)], axis=0)
+
+    def joined(name: str) -> np.ndarray | None:
+        arrays = stacked(name)
+        if arrays is None:
             return None
-        if parts[0].in_plate:
-            return np.concatenate([a for a in arrays if a is not None], axis=1)
-        return np.sum(
-            [w * a for w, a in zip(weights, arrays, strict=True) if a is not None], axis=0
-        )
+        return np.concatenate(arrays, axis=1) if parts[0].in_plate else weighed(arrays)
 
     def summed(name: str) -> np.ndarray | None:
-        arrays = [_stack(getattr(part, name)) for part in parts]
-        if any(a is None for a in arrays):
-            return None
-        parts_ = [w * a.sum(1) for w, a in zip(weights, arrays, strict=True) if a is not None]
-        return np.sum(parts_, axis=0)
+        arrays = stacked(name)
+        return None if arrays is None else weighed([a.sum(1) for a in arrays])
 
     sampled, rounding, trace_term = joined("sampled"), joined("rounding"), summed("trace_term")
     assert sampled is not None

@@ -83,7 +83,6 @@ def call_elbo(
     """
     number = len(states[0])
     calls = Calls(losses=np.zeros(number), seconds=np.zeros(number))
-    heard: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -92,8 +91,7 @@ def call_elbo(
         except (NotImplementedError, ValueError, AssertionError, KeyError, RuntimeError) as error:
             calls.failure = f"{type(error).__name__}: {error}".strip()
             calls.losses[:] = np.nan
-        heard = sorted({str(w.message) for w in caught})
-    calls.warnings = tuple(heard)
+    calls.warnings = tuple(sorted({str(w.message) for w in caught}))
     return calls
 
 

@@ -36,7 +36,8 @@ from pyro_vae.pairings import (
     CellWarning,
     Pairings,
     Settings,
-    count_admissible,
+    catalogue,
+    kinds,
     members,
     shelf,
     store,
@@ -321,14 +322,16 @@ def _shelf() -> str:
     ]
     families = tabulate(rows, ["family", "roles", "space", ""], "simple")
     loaders = [[name, datasets.datasets.summary(name)] for name in datasets.datasets]
-    guides, priors = members(shelf("guide"), "guide"), members(shelf("prior"), "prior")
-    count = count_admissible(guides, priors)
+    found = kinds()
+    guides, priors = found.sizes["guide"], found.sizes["prior"]
+    count = int((found["kind"] != "").sum())
     return "\n\n".join(
         [
             families,
             tabulate(loaders, ["data set", ""], "simple"),
-            f"{count} of {len(guides) * len(priors)} pairs of {len(guides)} guides and "
-            f"{len(priors)} priors are admissible. A prior named learnable_<family> has its "
+            tabulate(catalogue.counts(found), catalogue.HEADS, "simple"),
+            f"{len(fam.registry)} families; {count} of {guides * priors} pairs of {guides} guides "
+            f"and {priors} priors are admissible. A prior named learnable_<family> has its "
             "parameters trained.",
         ]
     )

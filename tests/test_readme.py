@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from pyro_vae import families as fam
+from tests.benchmarks import readme_tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,6 +33,12 @@ def test_the_table_lists_the_whole_shelf_with_its_roles():
             if f"but `{name}`" in roles:
                 words.discard("likelihood")
             assert words == set(getattr(fam, name).roles), name
+
+
+@pytest.mark.parametrize("name", ["shelf", "routes"])
+def test_the_generated_tables_are_up_to_date(name):
+    table = getattr(readme_tables, f"{name}_table")()
+    assert readme_tables.written(README, name, table) == README
 
 
 def test_the_first_two_bash_blocks_are_the_two_commands():

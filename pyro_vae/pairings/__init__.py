@@ -1,7 +1,9 @@
 """Every guide against every prior: train each admissible pair and compare its KL and ELBOs."""
 
+from pyro_vae.pairings import catalogue
+from pyro_vae.pairings.catalogue import kinds
 from pyro_vae.pairings.grid import Pairings, compare_pairings
-from pyro_vae.pairings.members import GUIDES, PRIORS, count_admissible, members, shelf
+from pyro_vae.pairings.members import GUIDES, PRIORS, members, shelf
 from pyro_vae.pairings.settings import Settings
 from pyro_vae.pairings.store import CellWarning
 
@@ -11,8 +13,9 @@ __all__ = [
     "CellWarning",
     "Pairings",
     "Settings",
+    "catalogue",
     "compare_pairings",
-    "count_admissible",
+    "kinds",
     "members",
     "shelf",
 ]

@@ -12,7 +12,6 @@ __all__ = [
     "PRIORS",
     "Factory",
     "Pair",
-    "count_admissible",
     "first_sentence",
     "members",
     "pair_of",
@@ -177,18 +176,6 @@ def pair_of(guide: Factory, prior: Factory, features: int, context: int) -> Pair
         refusal = first_sentence(error)
     spaces = tuple("" if s is None else space_of(s.support).name for s in (q_side, p_side))
     return Pair(q, p, refusal, spaces)  # type: ignore[arg-type]
-
-
-def count_admissible(guides: Mapping[str, Factory], priors: Mapping[str, Factory]) -> int:
-    """Return how many pairs of these guides and priors may stand together.
-
-    Example:
-        >>> count_admissible(members(["normal", "gamma"], "guide"), members(["gamma"], "prior"))
-        1
-    """
-    with torch.random.fork_rng(devices=[]):
-        pairs = [pair_of(q, p, 3, 4) for q in guides.values() for p in priors.values()]
-    return sum(not pair.refusal for pair in pairs)
 
 
 def _side(conditional: Any, *arguments: torch.Tensor) -> Side:

@@ -1,17 +1,23 @@
 """The tables of the README that are computed.
 
-python -m tests.benchmarks.readme_tables            # how many KLs
-python -m tests.benchmarks.readme_tables --speed    # and how fast they are (minutes)
+python -m tests.benchmarks.readme_tables                # the shelf, and how many KLs
+python -m tests.benchmarks.readme_tables --speed        # and how fast they are (minutes)
+python -m tests.benchmarks.readme_tables --matrix OUT   # and what `compare --out OUT` found
 """
 
 import argparse
+import json
 import re
 from pathlib import Path
 
 import torch
+import xarray as xr
 from tabulate import tabulate
 
+from pyro_vae import families as fam
 from pyro_vae.kl.audit import pairs, told, torch_form
+from pyro_vae.pairings import catalogue, kinds
+from pyro_vae.supports import space_of
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -95,6 +101,67 @@ def counts_table():
     return tabulate(rows, heads, "github")
 
 
+def shelf_table():
+    """The families by space and roles, as Markdown."""
+    groups = {}
+    for name, cls in fam.registry.items():
+        space = space_of(cls.example().support).name
+        place = "wherever the prior lives" if name == "transported" else space
+        roles = ", ".join(r for r in ("prior", "guide", "likelihood") if r in cls.roles)
+        groups.setdefault((place, roles), []).append(f"`{cls.__name__}`")
+    rows = [[", ".join(sorted(names)), *group] for group, names in groups.items()]
+    return tabulate(rows, ["family", "space", "roles"], "github")
+
+
+def routes_table():
+    """How many pairs the shelf makes, by space and route, as Markdown."""
+    return tabulate(catalogue.counts(kinds()), catalogue.HEADS, "github")
+
+
+ROUTES = {"closed": "c", "quadrature": "q", "sampled": "s", "infinite": "i"}
+
+
+def matrix_tables(found):
+    """A comparison of all pairs, as Markdown: one table for each space of priors."""
+    trained, failed = int(found["admissible"].sum()), int((found["failure"] != "").sum())
+    settings = json.loads(found.attrs["settings"])
+    minutes = float(found["seconds"].sum()) / 60
+    parts = [
+        f"{trained} pairs, {failed} failed; {settings['epochs']} epochs a pair, {minutes:.0f} "
+        f"minutes in all. ELBO in nats per held-out digit, and the route of the KL: "
+        "(c) closed form, (q) quadrature, (s) sampled, (i) infinite, and then there is no ELBO."
+    ]
+    for space in dict.fromkeys(found["prior_space"].values.tolist()):
+        block = found.isel(prior=found["prior_space"].values == space)
+        block = block.isel(guide=(block["admissible"] == 1).any("prior").values)
+        heads = ["guide", *block["prior"].values]
+        rows = [
+            [name, *(_cell(block.sel(guide=name, prior=p)) for p in heads[1:])]
+            for name in block["guide"].values
+        ]
+        title = f"priors: {space} ({len(heads) - 1} with {len(rows)} guides)"
+        parts += [
+            f"<details><summary>{title}</summary>",
+            tabulate(rows, heads, "github"),
+            "</details>",
+        ]
+    return "\n\n".join(parts)
+
+
+def _found(folder):
+    return xr.load_dataset(Path(folder) / "comparison.nc", engine="h5netcdf")
+
+
+def _cell(cell):
+    if not int(cell["admissible"]):
+        return "-"
+    if str(cell["failure"].item()):
+        return "failed"
+    value, kind = float(cell["elbo_per_datum"]), str(cell["kl_route"].item())
+    number = f"{value:.1f} " if abs(value) < float("inf") else ""
+    return f"{number}({ROUTES[kind]})"
+
+
 def written(text, name, table):
     """The README with the table between its markers."""
     marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
@@ -106,8 +173,13 @@ def main():
     """Write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speed", action="store_true", help="measure speeds as well")
+    parser.add_argument("--matrix", metavar="OUT", help="the folder of a comparison")
     given = parser.parse_args()
     text = written(README.read_text(), "kl-counts", counts_table())
+    text = written(text, "shelf", shelf_table())
+    text = written(text, "routes", routes_table())
+    if given.matrix:
+        text = written(text, "matrix", matrix_tables(_found(given.matrix)))
     if given.speed:
         from tests.benchmarks.kl_speed import speed_table
 

@@ -9,9 +9,10 @@ from builders import WIDTH, binary, copies, net, small_vae, svi, unmoved
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
-from pyro_vae import VAE
+from pyro_vae import VAE, kl
 from pyro_vae import families as fam
 from pyro_vae.families import registry
+from pyro_vae.infer import TraceExactKL_ELBO
 from pyro_vae.supports import lies_within, space_of
 
 EVENT = (3, 4)
@@ -70,18 +71,26 @@ def test_shelf_holds_both_kinds_of_pairs():
 
 
 @pytest.mark.parametrize(("guide", "prior"), ADMISSIBLE)
-def test_admissible_pair_trains(guide, prior):
-    assert_trains(small_vae(prior_of(prior), guide_of(guide)), Trace_ELBO(), binary())
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO, TraceExactKL_ELBO])
+def test_admissible_pair_trains(guide, prior, elbo):
+    vae, x = small_vae(prior_of(prior), guide_of(guide)), binary()
+    q, p = vae.guide.encoder.z(x), vae.model.prior.z()
+    if elbo is TraceMeanField_ELBO and not q.has_rsample:
+        with pytest.raises(NotImplementedError, match="reparameterized"):
+            assert_trains(vae, elbo(), x)
+    elif elbo is TraceExactKL_ELBO and kl.route(q, p).kind == "infinite":
+        with pytest.raises(ValueError, match="infinite"):
+            assert_trains(vae, elbo(), x)
+    else:
+        assert_trains(vae, elbo(), x)
 
 
 @pytest.mark.parametrize(("guide", "prior"), ADMISSIBLE)
-def test_admissible_pair_trains_with_the_mean_field_elbo(guide, prior):
-    vae, x = small_vae(prior_of(prior), guide_of(guide)), binary()
-    if vae.guide.encoder.z(x).has_rsample:
-        assert_trains(vae, TraceMeanField_ELBO(), x)
-    else:
-        with pytest.raises(NotImplementedError, match="reparameterized"):
-            assert_trains(vae, TraceMeanField_ELBO(), x)
+def test_route_of_an_admissible_pair_is_told(guide, prior):
+    route = kl.route(guide_of(guide)(torch.zeros(2, WIDTH)), shaped(registry[prior])())
+    assert route.kind in ("closed", "quadrature", "sampled", "infinite")
+    assert route.reason or route.kind in ("closed", "quadrature")
+    assert route.source or route.kind not in ("closed", "quadrature")
 
 
 CONTINUOUS = [n for n in with_role("prior") if fam.Transported.fits(shaped(registry[n]).support)]

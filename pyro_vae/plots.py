@@ -7,6 +7,7 @@ __all__ = ["heatmap", "png", "require_matplotlib"]
 import io
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 GREY, RED = "#e4e4e4", "#f2c4c0"
 FALLBACK = "TraceMeanField_ELBO samples this KL in silence"
+LINE, MANY, CLIPPED = 13, 50, 0.05
 REFUSED = "TraceMeanField_ELBO refuses this guide"
 
 
@@ -34,7 +36,8 @@ def heatmap(dataset: xr.Dataset, variable: str = "elbo_per_datum") -> Figure:
     """Draw a variable of `compare_pairings`: guides in rows, priors in columns, by space.
 
     Each cell shows its number and the route of its KL; dots and stripes say where
-    `TraceMeanField_ELBO` samples or refuses; pairs that are not admissible are grey.
+    `TraceMeanField_ELBO` samples or refuses; pairs that are not admissible are grey. With more
+    than 50 numbers the lowest twentieth shares one colour, which the colour bar shows.
 
     Arguments:
         dataset: The result of `compare_pairings`.
@@ -76,7 +79,9 @@ def heatmap(dataset: xr.Dataset, variable: str = "elbo_per_datum") -> Figure:
     units = dataset[variable].attrs.get("units", "")
     axes.set_title(f"{label}{f' ({units})' if units else ''}", loc="left", fontsize=12, pad=pad)
     if shades.get_array() is not None:
-        figure.colorbar(shades, ax=axes, shrink=0.8, pad=0.02, label=units)
+        clipped = "min" if (values < shades.norm.vmin).any() else "neither"
+        style: dict[str, Any] = {"shrink": 0.8, "pad": 0.02, "extend": clipped}
+        figure.colorbar(shades, ax=axes, label=units, **style)
     _legend(figure, dataset)
     return figure
 
@@ -106,7 +111,10 @@ def _shades(values: np.ndarray) -> Any:
     from matplotlib.colors import Normalize
 
     finite = values[np.isfinite(values)]
-    shades = ScalarMappable(Normalize(*((finite.min(), finite.max()) if finite.size else (0, 1))))
+    # one pair that fails to learn must not take the colours from all others
+    low = np.quantile(finite, CLIPPED) if finite.size > MANY else finite.min(initial=np.inf)
+    high = finite.max(initial=-np.inf)
+    shades = ScalarMappable(Normalize(float(low), float(high)) if finite.size else Normalize(0, 1))
     shades.set_cmap("viridis")
     shades.set_array(finite if finite.size else None)
     return shades
@@ -153,7 +161,7 @@ def _frame(axes: Axes, dataset: xr.Dataset) -> None:
     guides, priors = (list(map(str, dataset[dim].values)) for dim in ("guide", "prior"))
     axes.set_xlim(0, len(priors))
     axes.set_ylim(len(guides), 0)
-    axes.set_xticks(np.arange(len(priors)) + 0.5, [_broken(p, "_") for p in priors])
+    axes.set_xticks(np.arange(len(priors)) + 0.5, [_broken(p) for p in priors])
     axes.set_yticks(np.arange(len(guides)) + 0.5, guides)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -170,17 +178,27 @@ def _frame(axes: Axes, dataset: xr.Dataset) -> None:
 def _brace(axes: Axes, span: tuple[int, int], space: str, along: str) -> None:
     """A line beside a group of columns (above) or rows (to the right), and its name."""
     ends, middle = (span[0] + 0.06, span[1] - 0.06), sum(span) / 2
-    name = space if along == "y" or span[1] - span[0] > 1 else _broken(space, " ")
+    name = space if along == "y" or span[1] - span[0] > 1 else _broken(space)
     line = {"color": "#606060", "linewidth": 1.2, "clip_on": False}
     style = {"fontsize": 8.5, "color": "#404040"}
     if along == "x":
-        transform = axes.get_xaxis_transform()
-        axes.plot(ends, (1.012, 1.012), transform=transform, **line)
-        axes.text(middle, 1.03, name, ha="center", va="bottom", transform=transform, **style)
+        # a few points above the table, however high it is
+        near, far = (axes.get_xaxis_transform() + _points(axes, 0, n) for n in (4, 9))
+        axes.plot(ends, (1, 1), transform=near, **line)
+        axes.text(middle, 1, name, ha="center", va="bottom", transform=far, **style)
     else:
-        transform = axes.get_yaxis_transform()
-        axes.plot((1.008, 1.008), ends, transform=transform, **line)
-        axes.text(1.016, middle, name, ha="left", va="center", transform=transform, **style)
+        near, far = (axes.get_yaxis_transform() + _points(axes, n, 0) for n in (5, 10))
+        axes.plot((1, 1), ends, transform=near, **line)
+        axes.text(1, middle, name, ha="left", va="center", transform=far, **style)
+
+
+def _points(axes: Axes, right: float, up: float) -> Any:
+    """A shift by so many points."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return ScaledTranslation(right / 72, up / 72, figure.dpi_scale_trans)
 
 
 def _groups(dataset: xr.Dataset, coordinate: str) -> Iterator[tuple[int, int, str]]:
@@ -193,10 +211,14 @@ def _groups(dataset: xr.Dataset, coordinate: str) -> Iterator[tuple[int, int, st
         start = end
 
 
-def _broken(name: str, at: str) -> str:
-    """A long name on two lines."""
-    head, mark, tail = name.rpartition(at)
-    return f"{head}{mark.rstrip()}\n{tail}" if mark and len(name) > 12 else name
+def _broken(name: str) -> str:
+    """A long name on several lines, at its spaces and underscores."""
+    lines = [""]
+    for word in re.findall(r"[^ _]+[ _]?", name):
+        if lines[-1] and len(lines[-1] + word) > LINE:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.strip() for line in lines)
 
 
 def _legend(figure: Figure, dataset: xr.Dataset) -> None:

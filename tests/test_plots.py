@@ -136,3 +136,14 @@ def test_without_matplotlib_the_error_says_what_to_install(table, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r'pip install "pyro-vae\[plots\]"'):
         plots.heatmap(table)
+
+
+def test_colours_of_many_numbers_are_not_taken_by_the_lowest():
+    values = np.linspace(-20.0, -10.0, 100).reshape(10, 10)
+    values[0, 0] = -1e6
+    names = [str(i) for i in range(10)]
+    table = xr.Dataset({"elbo": (("guide", "prior"), values)}, {"guide": names, "prior": names})
+    bar = plots.heatmap(table, "elbo").axes[1]
+    assert -20.0 < bar.get_ylim()[0] < -18.0
+    few = plots.heatmap(table.isel(guide=slice(4)), "elbo").axes[1]
+    assert few.get_ylim()[0] == -1e6

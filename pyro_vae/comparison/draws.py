@@ -10,7 +10,7 @@ with the draws of the other sites, in the place of f.
 
 from __future__ import annotations
 
-__all__ = ["Draws", "Site", "data_plate", "draw_sites", "latent_sites"]
+__all__ = ["Draws", "Site", "draw_sites", "latent_sites"]
 
 import math
 from collections.abc import Callable, Mapping
@@ -28,6 +28,7 @@ from torch.distributions import Distribution
 from pyro_vae import kl
 from pyro_vae.comparison.guard import RandomState, random_state
 from pyro_vae.comparison.mean_field import ANALYTIC, FALLBACK, MeanFieldTerm, mean_field_term
+from pyro_vae.infer.rows import data_plate
 from pyro_vae.kl.parameters import tensors
 
 # a site as Pyro's traces hold it
@@ -110,28 +111,6 @@ def draw_sites(
             _record(sites, traces[0].nodes, traces[1].nodes, frame)
     assert frame is not None
     return Draws(list(sites.values()), states, frame)
-
-
-def data_plate(nodes: Mapping[str, Node], plate: str | None) -> CondIndepStackFrame:
-    """Return the outermost vectorised plate that all observed sites share, or the one named.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    observed = [n for n in nodes.values() if n["type"] == "sample" and n["is_observed"]]
-    if not observed:
-        raise ValueError("the model observes nothing, so there is no ELBO; pass it the data.")
-    stacks = [[f for f in n["cond_indep_stack"] if f.vectorized] for n in observed]
-    shared = [f for f in stacks[0] if all(f.name in {g.name for g in s} for s in stacks)]
-    found = [f for f in shared if plate is None or f.name == plate]
-    if not found:
-        known = sorted({f.name for s in stacks for f in s})
-        raise ValueError(
-            f"no plate{'' if plate is None else f' named {plate!r}'} is common to the observed "
-            f"sites, so there are no rows to compare by datum. Plates of the observed sites: "
-            f"{', '.join(known) or 'none'}; put `with pyro.plate('data', len(x)):` around them."
-        )
-    return found[0]
 
 
 def latent_sites(model: Mapping[str, Node], guide: Mapping[str, Node]) -> list[str]:

@@ -24,6 +24,7 @@ from pyro.distributions.util import is_identically_zero, scale_and_mask
 from torch import Tensor
 
 from pyro_vae import kl
+from pyro_vae.infer.unexpanded import unexpanded
 from pyro_vae.kl.parameters import tensors
 from pyro_vae.kl.plan import Plan, plan
 from pyro_vae.kl.quadrature import accepted
@@ -64,14 +65,38 @@ class Term(NamedTuple):
     Arguments:
         exact: What does not depend on the site's own draw.
         sampled: What does.
+        weight: How often each element counts: scale times mask of the model's site.
         route: How it was had.
         checks: What has to hold.
+        event_dim: How many dimensions of the event, on the right, are not yet summed.
+        log_q: What of `sampled` is log q(z), where all of it is sampled.
     """
 
     exact: Tensor
     sampled: Tensor
+    weight: Tensor
     route: SiteRoute
     checks: tuple[Check, ...]
+    event_dim: int = 0
+    log_q: Tensor | None = None
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Term:
+        """Return the term with a function of each of its parts in their place."""
+        log_q = None if self.log_q is None else function(self.log_q)
+        parts = {"exact": function(self.exact), "sampled": function(self.sampled)}
+        return self._replace(**parts, log_q=log_q)
+
+    def summed(self) -> Term:
+        """Return the term with the dimensions of the event summed."""
+        if not self.event_dim:
+            return self
+        dims = list(range(-self.event_dim, 0))
+        weight = self.weight.flatten(-self.event_dim)[..., 0]
+        return self.mapped(lambda part: part.sum(dims))._replace(weight=weight, event_dim=0)
+
+    def times(self, beta: float | Tensor) -> Term:
+        """Return the term with both parts multiplied by `beta`."""
+        return self.mapped(lambda part: beta * part)
 
 
 def guide_term(name: str, q: Node, *, strict: bool) -> Term:
@@ -93,10 +118,20 @@ def guide_term(name: str, q: Node, *, strict: bool) -> Term:
         raise _refusal(name, q, None, reason)
     log_q = _log_q(q["score_parts"])
     check = _finite(name, log_q, f"log {_name(q)}(z)", q)
-    return Term(torch.zeros_like(log_q), log_q, SiteRoute("auxiliary", reason), (check,))
+    weight = _Weighed.of(q)(torch.ones_like(log_q))
+    route = SiteRoute("auxiliary", reason)
+    return Term(torch.zeros_like(log_q), log_q, weight, route, (check,), log_q=log_q)
 
 
-def pair_term(name: str, q: Node, p: Node, *, biased: str | None, strict: bool) -> Term:
+def pair_term(
+    name: str,
+    q: Node,
+    p: Node,
+    *,
+    biased: str | None = None,
+    strict: bool = False,
+    sample: str | None = None,
+) -> Term:
     """Return the term of a site that guide and model share.
 
     Arguments:
@@ -105,6 +140,7 @@ def pair_term(name: str, q: Node, p: Node, *, biased: str | None, strict: bool) 
         p: The site in the model's trace, its log_prob computed.
         biased: Why an exact KL would be biased here; None if it is not.
         strict: Whether to refuse to sample anything.
+        sample: Why to sample whatever may be known; None if an exact KL is wanted.
 
     Returns:
         The term.
@@ -120,9 +156,9 @@ def pair_term(name: str, q: Node, p: Node, *, biased: str | None, strict: bool) 
         made = plan(guide.base, model.base)
         if made.kind == "undefined":
             raise ValueError(f"site {name!r}: {_pair(q, p)} is undefined: {made.why()}.")
-        if made.value is not None:
+        if made.value is not None and sample is None:
             return _exact(name, q, p, made, made.value(), strict=strict)
-        obstacle = made.how
+        obstacle = sample or made.how
     if strict:
         raise _refusal(name, q, p, obstacle)
     return _sampled(name, q, p, obstacle, None if made is None else made.finite)
@@ -149,12 +185,15 @@ def distribution_name(d: Any) -> str:
 
 # ----------------------------------------------------------------------------------------- terms
 def _sampled(name: str, q: Node, p: Node, reason: str, finite: Tensor | None) -> Term:
-    value = _log_q(q["score_parts"]) - p["log_prob"]
+    log_q = _log_q(q["score_parts"])
+    value = log_q - p["log_prob"]
     checks = [_finite(name, value, f"log {_name(q)}(z) - log {_name(p)}(z)", q, p)]
     if finite is not None:  # a draw may be, even where the KL is not
         infinite = _Weighed.of(p)((~finite).to(value.dtype))
         checks.append(Check(~infinite.any(), lambda: _not_finite(name, q, p)))
-    return Term(torch.zeros_like(value), value, SiteRoute("sampled", reason), tuple(checks))
+    weight = _Weighed.of(p)(torch.ones_like(value))
+    route = SiteRoute("sampled", reason)
+    return Term(torch.zeros_like(value), value, weight, route, tuple(checks), log_q=log_q)
 
 
 def _exact(name: str, q: Node, p: Node, made: Plan, value: Tensor, *, strict: bool) -> Term:
@@ -184,7 +223,8 @@ def _exact(name: str, q: Node, p: Node, made: Plan, value: Tensor, *, strict: bo
     if strict and count is not None:
         why = f"{reason}, so that some elements would be sampled"
         checks.append(Check(count == 0, lambda: _refusal(name, q, p, why)))
-    return Term(exact, sampled, SiteRoute(kind, reason, count), tuple(checks))
+    weight = model(torch.ones_like(sampled))
+    return Term(exact, sampled, weight, SiteRoute(kind, reason, count), tuple(checks))
 
 
 def _log_q(parts: ScoreParts) -> Tensor:
@@ -205,7 +245,7 @@ class _Weighed(NamedTuple):
 
     @classmethod
     def of(cls, node: Node) -> _Weighed:
-        base, masks = node["fn"], [node["mask"]]
+        base, masks = unexpanded(node), [node["mask"]]
         while isinstance(base, MaskedDistribution):
             masks.append(base._mask)
             base = base.base_dist

@@ -10,7 +10,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from torch.distributions import constraints
 
-from pyro_vae.infer import TraceExactKL_ELBO
+from pyro_vae.infer import TraceExactKL_ELBO, TraceSTL_ELBO
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -414,6 +414,21 @@ def test_the_expectations_are_those_of_trace_elbo(name, validation):
     assert {site: route.kind for site, route in exact.routes.items()} == routes
     assert found.shape[1] > 1
     assert agree(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+@pytest.mark.filterwarnings("ignore:Found non-auxiliary vars in guide but not model")
+@pytest.mark.parametrize("name", CASES)
+def test_path_only_gradients_have_the_expectations_of_trace_elbo(name):
+    make, _, options = CASES[name]
+    model, guide = make()
+    Trace_ELBO().loss(model, guide, data())
+    found, expected = (
+        calls(elbo, model, guide, (data(),), count=CALLS)
+        for elbo in (TraceSTL_ELBO(**options), Trace_ELBO(**options))
+    )
+    assert agree(found, expected)
+    assert found[:, 0] == pytest.approx(expected[:, 0], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["no form is known", "discrete, no form"])

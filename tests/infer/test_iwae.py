@@ -1,0 +1,308 @@
+"""`TraceIWAE_ELBO` against quadrature, enumeration and models whose log p(x) is known."""
+
+import itertools
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracle import example
+from paired import agree, calls, mean_is
+from pyro import poutine
+from pyro.infer import RenyiELBO, Trace_ELBO
+
+from pyro_vae.infer import TraceIWAE_ELBO
+
+pytestmark = pytest.mark.usefixtures("float64")
+GRADIENTS = ("standard", "stl", "dreg")
+vectorised = pytest.mark.parametrize("vectorised", [False, True], ids=["loop", "vectorised"])
+
+
+def param(name, value):
+    return pyro.param(name, torch.as_tensor(value, dtype=torch.float64))
+
+
+def iwae(particles, gradient="standard", vectorised=True, **options):
+    return TraceIWAE_ELBO(
+        particles, gradient, vectorize_particles=vectorised, max_plate_nesting=1, **options
+    )
+
+
+# ------------------------------------------------------------------------------ log p(x) is known
+
+
+def posterior_programs(truth, size=None):
+    def model(x):
+        with pyro.plate("data", size or len(x), subsample=torch.arange(len(x))):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = z @ truth.weight.T + truth.bias
+            pyro.sample("x", dist.Normal(loc, truth.variance.sqrt()).to_event(1), obs=x)
+
+    def guide(x):
+        spread = param("spread", 1.0) * torch.linalg.cholesky(truth.covariance)
+        with pyro.plate("data", size or len(x), subsample=torch.arange(len(x))):
+            q = dist.MultivariateNormal(truth.mean(x), scale_tril=spread)
+            pyro.sample("z", q)
+
+    return model, guide
+
+
+@vectorised
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+@pytest.mark.parametrize("size", [None, 1000])
+def test_with_the_exact_posterior_it_is_log_p(gradient, vectorised, scale, size):
+    truth = example()
+    x = truth.sample(10)
+    model, guide = (poutine.scale(f, scale) for f in posterior_programs(truth, size))
+    elbo = iwae(5, gradient, vectorised)
+    weight = scale * (size or 10) / 10
+    assert elbo.loss(model, guide, x) == pytest.approx(
+        -weight * truth.log_marginal(x).sum().item()
+    )
+    torch.testing.assert_close(
+        elbo.terms(model, guide, x)["elbo"], truth.log_marginal(x), rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("size", [None, 1000])
+def test_it_is_a_bound_that_grows_with_particles_also_where_data_are_subsampled(size):
+    truth = example()
+    x = truth.sample(10)
+    model, guide = posterior_programs(truth, size)
+    pyro.param("spread", torch.tensor(1.5))
+    exact = -truth.log_marginal(x).sum().item() * (size or 10) / 10
+
+    def losses(elbo):
+        torch.manual_seed(0)
+        return np.array([elbo.loss(model, guide, x) for _ in range(100)])
+
+    found = [losses(iwae(k)) for k in (1, 10, 100)]
+    error = [v.std(ddof=1) / 10 for v in found]
+    for i, j in ((0, 1), (1, 2)):
+        assert found[i].mean() - found[j].mean() > 2 * (error[i] + error[j])
+    assert found[-1].mean() > exact - 5 * error[-1]
+    renyi = losses(
+        RenyiELBO(0.0, num_particles=100, vectorize_particles=True, max_plate_nesting=1)
+    )
+    broken = bool(abs(renyi.mean() - found[2].mean()) > 0.05 * exact)
+    assert broken is (size is not None), "Pyro's bound is right just where nothing is subsampled"
+
+
+# ------------------------------------------------------------------- exact objectives, by a grid
+
+
+def one_dimension():
+    """z ~ N(0, 1), x | z ~ N(z, 1), and a guide that is wrong in place and width."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(param("w", 1.1) * z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(param("a", 0.8) * x, param("s", 0.5).abs()))
+
+    return torch.tensor([-0.7, 0.4, 1.5]), model, guide
+
+
+def exact_bound(x, a, s, w, particles=2):
+    """-sum_x L_2(x), by Gauss-Hermite quadrature over two draws."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    e = torch.as_tensor(nodes)
+    p = torch.as_tensor(weights / weights.sum())
+    z = a * x[:, None] + s * e
+    log_q = dist.Normal(a * x[:, None], s).log_prob(z)
+    log_w = (
+        dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(w * z, 1.0).log_prob(x[:, None]) - log_q
+    )
+    both = torch.logaddexp(log_w[:, :, None], log_w[:, None, :]) - math.log(2)
+    return -(both * p[:, None] * p).sum()
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_value_and_gradient_are_those_of_the_exact_objective(gradient):
+    x, model, guide = one_dimension()
+    elbo = iwae(2, gradient)
+    elbo.loss(model, guide, x)
+    leaves = [torch.tensor(v, requires_grad=True) for v in (0.8, 0.5, 1.1)]
+    exact = exact_bound(x, *leaves)
+    truth = torch.stack([exact, *torch.autograd.grad(exact, leaves)]).detach().numpy()
+    found = calls(elbo, model, guide, (x,), count=2000)  # loss, a, s, w
+    if gradient == "stl":  # biased for K > 1, which must show; value and model are right
+        assert not mean_is(found[:, 1:3], truth[1:3])
+        assert mean_is(found[:, [0, 3]], truth[[0, 3]])
+    else:
+        assert mean_is(found, truth)
+
+
+def test_loop_and_vectorised_particles_agree():
+    x, model, guide = one_dimension()
+    iwae(2).loss(model, guide, x)
+    found = [calls(iwae(3, "dreg", v), model, guide, (x,), count=800) for v in (False, True)]
+    means, errors = (
+        [f(v) for v in found] for f in (lambda v: v.mean(0), lambda v: v.var(0) / 800)
+    )
+    assert (np.abs(means[0] - means[1]) < 5.5 * np.sqrt(sum(errors))).all()
+
+
+def test_one_particle_is_trace_elbo():
+    x, model, guide = one_dimension()
+    iwae(1).loss(model, guide, x)
+    found, expected = (
+        calls(elbo, model, guide, (x,), count=3) for elbo in (iwae(1), Trace_ELBO())
+    )
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_dreg_keeps_its_signal_to_noise_as_particles_grow_and_the_standard_one_does_not():
+    x, model, guide = one_dimension()
+    pyro.param("s", torch.tensor(0.9))  # wider than the posterior: weights of finite variance
+    iwae(2).loss(model, guide, x)
+
+    def ratio(gradient, particles):
+        found = calls(iwae(particles, gradient), model, guide, (x,), count=300)[:, 1:3]
+        return np.abs(found.mean(0)) / found.std(0)
+
+    few, many = ({g: ratio(g, k) for g in ("standard", "dreg")} for k in (4, 400))
+    assert (many["dreg"] > few["dreg"]).all()
+    assert (many["standard"] < 0.5 * few["standard"]).all()
+
+
+# ------------------------------------------------------------------------------- discrete guides
+
+
+def discrete():
+    def model(x):
+        means = param("means", [-1.0, 0.5, 2.0])
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+            pyro.sample("x", dist.Normal(means[k], 0.8), obs=x)
+
+    def guide(x):
+        slope = param("slope", [0.5, -0.2, 0.1])
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(logits=slope * x[:, None]))
+
+    return torch.tensor([-0.7, 1.2]), model, guide
+
+
+def enumerated(x, means, slope, particles):
+    """-sum_x L_K(x) by all 3^K draws."""
+    log_q = torch.log_softmax(slope * x[:, None], -1)
+    log_p = torch.tensor([0.2, 0.3, 0.5]).log() + dist.Normal(means, 0.8).log_prob(x[:, None])
+    log_w = log_p - log_q
+    total = 0.0
+    for draw in itertools.product(range(3), repeat=particles):
+        picked = list(draw)
+        bound = log_w[:, picked].logsumexp(-1) - math.log(particles)
+        total = total + (log_q[:, picked].sum(-1).exp() * bound).sum()
+    return -total
+
+
+@vectorised
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_discrete_guide_has_the_gradient_of_the_exact_objective(particles, vectorised):
+    x, model, guide = discrete()
+    elbo = iwae(particles, vectorised=vectorised)
+    elbo.loss(model, guide, x)
+    means = torch.tensor([-1.0, 0.5, 2.0], requires_grad=True)
+    slope = torch.tensor([0.5, -0.2, 0.1], requires_grad=True)
+    exact = enumerated(x, means, slope, particles)
+    truth = [exact.reshape(1), *torch.autograd.grad(exact, [means, slope])]
+    found = calls(elbo, model, guide, (x,), count=2500)
+    assert mean_is(found, torch.cat(truth).detach().numpy())
+
+
+@pytest.mark.parametrize("gradient", ["stl", "dreg"])
+def test_a_path_needs_a_reparameterised_guide(gradient):
+    x, model, guide = discrete()
+    with pytest.raises(NotImplementedError, match=r"'k' is not reparameterised.*standard"):
+        iwae(3, gradient).differentiable_loss(model, guide, x)
+    with pytest.raises(NotImplementedError, match="free_bits"):
+        iwae(3, free_bits=0.1).differentiable_loss(model, guide, x)
+
+
+# -------------------------------------------------------------------------------------- refusals
+
+
+def test_what_leaves_no_bound_is_refused():
+    def model(x):
+        g = pyro.sample("g", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(g, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("g", dist.Normal(param("a", 0.1), 1.0))
+
+    with pytest.raises(ValueError, match="'g' lies outside the data plate 'data'"):
+        iwae(3).loss(model, guide, torch.zeros(4))
+
+    def thinned(x):
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("pixels", 10, subsample_size=2, dim=-1):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, :2])
+
+    def own(x):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(param("a", 0.1), 1.0))
+
+    with pytest.raises(ValueError, match="'pixels', of which only a part is at hand"):
+        TraceIWAE_ELBO(3).loss(thinned, own, torch.zeros(4, 10))
+
+
+def test_without_a_plate_all_is_one_datum():
+    def model():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.0))
+
+    def guide():
+        pyro.sample("z", dist.Normal(param("a", 0.5), 0.5**0.5))
+
+    exact = dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0))
+    for elbo in (TraceIWAE_ELBO(4), TraceIWAE_ELBO(4, vectorize_particles=True)):
+        assert elbo.loss(model, guide) == pytest.approx(-exact.item())
+        assert elbo.terms(model, guide)["elbo"].shape == ()
+
+
+def test_sites_scaled_apart_are_told_to_give_no_bound():
+    x, model, guide = one_dimension()
+
+    def tempered(x):
+        with pyro.plate("data", len(x)):
+            with poutine.scale(scale=0.5):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(param("w", 1.1) * z, 1.0), obs=x)
+
+    with pytest.warns(UserWarning, match="no bound on log p"):
+        iwae(3).loss(tempered, guide, x)
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    each = (poutine.scale(f, weights) for f in (model, guide))
+    with pytest.raises(NotImplementedError, match="datum by datum"):
+        iwae(3).loss(*each, x)
+
+
+def test_an_unknown_gradient_is_refused():
+    with pytest.raises(ValueError, match="standard, stl, dreg"):
+        TraceIWAE_ELBO(3, "dregs")
+
+
+def test_masked_data_add_nothing():
+    x, model, guide = one_dimension()
+    mask = torch.tensor([True, False, True])
+    masked = [poutine.mask(f, mask) for f in (model, guide)]
+    iwae(3).loss(model, guide, x)
+    for gradient in GRADIENTS:
+        torch.manual_seed(1)
+        found = iwae(3, gradient).terms(*masked, x)["elbo"]
+        torch.manual_seed(1)
+        whole = iwae(3, gradient).terms(model, guide, x)["elbo"]
+        torch.testing.assert_close(found, torch.where(mask, whole, 0.0))
+    assert agree(
+        calls(iwae(3, "dreg"), *masked, (x,), count=300),
+        calls(iwae(3), *masked, (x,), count=300),
+    )

@@ -129,7 +129,7 @@ def _add_options(compare: argparse.ArgumentParser) -> None:
         add(f"--{role}", nargs="+", default=list(names), metavar="NAME", help=text)
     texts = {
         "latent": "features of z (groups, for one-hot families)",
-        "categories": "classes in each group of one-hot families",
+        "categories": "classes in each group of one-hot families, parts of those on the simplex",
         "hidden": "width of the hidden layer of encoder and decoder",
         "epochs": "passes over the training data",
         "batch_size": "data in a step",

@@ -6,7 +6,9 @@ measure. torch and Pyro describe supports by constraints, which they cannot comp
 constraint is read as a `Space` (a kind and its bounds), and spaces are compared.
 
 The kinds are `real` (a product of intervals of the line, bounded or not), `simplex`, `sphere`,
-`one_hot`, `integer` and, for whatever is not recognised, `unknown`.
+`circle`, `one_hot`, `integer` and, for whatever is not recognised, `unknown`. An angle is no
+number of an interval: its space has no ends, and a function of a number (a prior's density, say)
+is none of a point on the circle. A constraint may name a kind itself, as `space_kind`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Space(NamedTuple):
     """A support: its kind, its bounds, and a name for messages.
 
     Arguments:
-        kind: One of `real`, `integer`, `simplex`, `sphere`, `one_hot`, `unknown`.
+        kind: One of `real`, `integer`, `simplex`, `sphere`, `circle`, `one_hot`,
+            `unknown`, or what a constraint says itself.
         lower: The greatest lower bound of each element (`-inf` without one).
         upper: The least upper bound of each element (`inf` without one).
     """
@@ -77,6 +80,9 @@ def space_of(support: Constraint) -> Space:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     kind = type(support)
+    named = getattr(support, "space_kind", None)
+    if isinstance(named, str):
+        return Space(named)
     if kind is type(constraints.real):
         return Space("real")
     if kind is type(constraints.boolean):
@@ -144,8 +150,8 @@ def interior_point(support: Constraint) -> float:
             a sphere or one-hot vectors no single number will do.
 
     Returns:
-        0 on the line and for discrete data, the midpoint of an interval, and a point at
-        distance 1 from a single bound.
+        0 on the line, on the circle and for discrete data, the midpoint of an interval, and a
+        point at distance 1 from a single bound.
 
     Raises:
         ValueError: If no single number lies in the support.
@@ -155,6 +161,8 @@ def interior_point(support: Constraint) -> float:
         (0.5, 1.0)
     """
     space = space_of(support)
+    if space.kind == "circle":
+        return 0.0
     if space.kind == "integer":
         return space.lower if space.lower > -math.inf else space.upper
     if space.kind == "real":
@@ -189,7 +197,7 @@ def legal_point(support: Constraint, like: Tensor) -> Tensor:
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
     space = space_of(support)
-    if space.kind in ("real", "integer"):
+    if space.kind in ("real", "integer", "circle"):
         return like.new_full((), interior_point(support))
     if space.kind == "simplex":
         return like.new_full(like.shape[-1:], 1 / like.shape[-1])

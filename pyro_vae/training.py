@@ -25,6 +25,7 @@ from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
 from pyro_vae import datasets, kl
+from pyro_vae.infer import TraceExactKL_ELBO
 from pyro_vae.vae import VAE
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -63,7 +64,9 @@ def fit(
             the best parameters; it needs `validation`.
         progress: Whether to show a progress bar, on standard error.
         seed: If given, the fit is reproducible and the global random state is left as it was.
-        allow_infinite: Whether to train although the KL of the pair is infinite.
+        allow_infinite: Whether to train although the KL of the pair is infinite, by an
+            objective that samples it, as the default one does; one that takes the KL by its
+            value (`TraceExactKL_ELBO`) is refused, for it is +inf at every step.
 
     Returns:
         A Dataset over `epoch`, in nats per datum: `elbo` (on the training batches, as seen
@@ -73,7 +76,8 @@ def fit(
 
     Raises:
         ValueError: If the data are not legal, if nothing is trainable, if an option is out of
-            range, or if the KL is infinite and `allow_infinite` is not set; before any step.
+            range, or if the KL is infinite and `allow_infinite` is not set or the objective takes
+            the KL by its value; before any step.
         FloatingPointError: If the loss of a batch is not finite; no parameter has moved in
             that step.
 
@@ -96,8 +100,9 @@ def fit(
     with torch.random.fork_rng(devices=devices, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        refuse_infinite(vae, x[:batch_size], allow_infinite=allow_infinite)
-        run = _Run(vae, objective or Trace_ELBO(), _optimizer(optimizer, vae), batch_size)
+        objective = objective or Trace_ELBO()
+        refuse_infinite(vae, x[:batch_size], objective, allow_infinite=allow_infinite)
+        run = _Run(vae, objective, _optimizer(optimizer, vae), batch_size)
         store = pyro.get_param_store()
         with store.scope(store.get_state()):
             history = run.epochs(x, held_out, epochs, patience, progress)
@@ -204,13 +209,15 @@ def held_out_elbo(
     return float(by_datum.mean()), error
 
 
-def refuse_infinite(vae: VAE, x: Tensor, *, allow_infinite: bool) -> None:
+def refuse_infinite(vae: VAE, x: Tensor, objective: Any, *, allow_infinite: bool) -> None:
     """Raise if the KL of a latent site is infinite or undefined on these data.
 
     Arguments:
         vae: The VAE.
         x: A batch of data.
-        allow_infinite: Whether an infinite KL is allowed; an undefined one never is.
+        objective: What is to be trained.
+        allow_infinite: Whether an infinite KL is allowed, where the objective samples it; an
+            undefined one never is.
 
     Raises:
         ValueError: Naming the site and the reason.
@@ -222,14 +229,19 @@ def refuse_infinite(vae: VAE, x: Tensor, *, allow_infinite: bool) -> None:
     vae.train(mode)
     for name in vae.guide.sites:
         route = kl.route(guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"])
-        infinite = not bool(route.finite.all())
-        if route.kind == "undefined" or (infinite and not allow_infinite):
-            cure = (
-                "" if route.kind == "undefined" else " To train all the same, allow_infinite=True."
-            )
+        if route.kind == "undefined":
+            raise ValueError(f"site {name!r}: KL(q || p) is undefined: {route.reason}.")
+        if bool(route.finite.all()):
+            continue
+        infinite = f"site {name!r}: KL(q || p) is infinite: {route.reason}."
+        if not allow_infinite:
+            raise ValueError(f"{infinite} To train all the same, allow_infinite=True.")
+        if isinstance(objective, TraceExactKL_ELBO):
             raise ValueError(
-                f"site {name!r}: KL(q || p) is {'undefined' if not cure else 'infinite'}: "
-                f"{route.reason}.{cure}"
+                f"{infinite} {type(objective).__name__} takes a KL by its value, so that its loss "
+                "is +inf whatever the parameters are, and allow_infinite=True cannot help. Take "
+                "an objective that samples the KL, objective=Trace_ELBO(), or a pair whose KL is "
+                "finite."
             )
 
 

@@ -188,7 +188,7 @@ ERRORS = {
     "unknown prior": (["--priors", "gama"], "no prior is named 'gama'. Did you mean 'gamma'"),
     "guide twice": (["--guides", "normal normal"], "the guide 'normal' is named twice"),
     "no prior": (["--priors", ","], "no prior was named"),
-    "likelihood as guide": (["--guides", "bernoulli"], "no guide is named 'bernoulli'"),
+    "likelihood as guide": (["--guides", "poisson"], "no guide is named 'poisson'"),
     "no pair": (["--guides", "gamma", "--priors", "beta"], "none of the 1 pairs is admissible"),
     "unknown data set": (["--data", "digts"], "Did you mean 'digits'"),
     "missing file": (["--data", "none.npy"], "there is no such file"),

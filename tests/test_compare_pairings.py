@@ -18,8 +18,8 @@ from pyro_vae.pairings import (
     Pairings,
     Settings,
     compare_pairings,
-    kinds,
     grid,
+    kinds,
     members,
     shelf,
     store,
@@ -474,6 +474,8 @@ def test_a_learnable_prior_has_its_parameters_trained():
 def test_categories_are_those_of_the_settings():
     made = members(["one_hot_categorical"], "prior", categories=6)["one_hot_categorical"]
     assert made(4, 0, None).event_shape == (4, 6)
+    parts = members(["dirichlet"], "prior", categories=6)["dirichlet"]
+    assert parts(4, 0, None).event_shape == (4, 6)
     table = run(["one_hot_categorical"], ["one_hot_categorical"], categories=3)
     assert table.mean_field_route.item() == "refused"
     assert table.failure.item() == ""
@@ -498,9 +500,10 @@ def test_own_factories_stand_beside_names():
 
 
 def test_a_family_that_cannot_be_made_is_refused_with_its_reason():
-    table = run(["normal", "dirichlet"], ["normal", "dirichlet"], latent=1)
+    table = run(["normal", "von_mises_fisher"], ["normal", "von_mises_fisher"], latent=1)
     assert int(table.admissible.sum()) == 1
-    assert "at least 2 features" in str(table.reason.sel(guide="dirichlet", prior="normal").item())
+    reason = table.reason.sel(guide="von_mises_fisher", prior="normal")
+    assert "at least 2 features" in str(reason.item())
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import VAE, fit
 from pyro_vae import families as fam
+from pyro_vae.infer import TraceExactKL_ELBO
 from pyro_vae.training import held_out_elbo
 
 
@@ -184,6 +185,21 @@ def test_an_infinite_kl_is_refused_before_anything_moves(x):
         run(vae, x)
     assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
     assert np.isfinite(run(vae, x, allow_infinite=True).elbo).all()
+
+
+def test_an_infinite_kl_cannot_be_trained_by_its_value(x):
+    vae = linear_vae(guide=fam.StudentT(1, context=3, df=1.5))
+    before = [p.detach().clone() for p in vae.parameters()]
+    words = r"'z': KL.* is infinite: .*TraceExactKL_ELBO takes a KL by its value.*Trace_ELBO\(\)"
+    with pytest.raises(ValueError, match=words):
+        run(vae, x, objective=TraceExactKL_ELBO(), allow_infinite=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+    # by draws it can, as it stands, and a finite one needs no leave
+    assert np.isfinite(run(vae, x, objective=Trace_ELBO(), allow_infinite=True).elbo).all()
+    tame = linear_vae(guide=fam.StudentT(1, context=3, df=5.0))
+    for allow in (False, True):
+        made = run(tame, x, objective=TraceExactKL_ELBO(), allow_infinite=allow)
+        assert np.isfinite(made.elbo).all()
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(x):

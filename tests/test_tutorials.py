@@ -22,6 +22,7 @@ PROMISES = {
         r"Beta\(2, 1\) +.*fallback",
         r"learnable Student-t",
         r"Beta\(2, 1\), Beta guide +.*closed +analytic",
+        r"sphere, vMF guide +.*closed +analytic",
         r"refused: .*Normal guide.*Beta prior.*fam\.Beta",
     ],
     "03_kl_two_ways": [

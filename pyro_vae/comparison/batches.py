@@ -26,6 +26,7 @@ class Merged(NamedTuple):
         torch_form: The KL that `TraceMeanField_ELBO` computes, or None.
         trace_term: What `Trace_ELBO` adds to its loss, with shape (draws,).
         mean_field_term: What `TraceMeanField_ELBO` adds, or None where it refuses.
+        at_edge: Whether any draw lies where the numbers of its precision end.
     """
 
     site: Site
@@ -35,6 +36,7 @@ class Merged(NamedTuple):
     torch_form: np.ndarray | None
     trace_term: np.ndarray
     mean_field_term: np.ndarray | None
+    at_edge: bool
 
     @property
     def name(self) -> str:
@@ -142,6 +144,7 @@ def merged(parts: Sequence[Site], weights: Sequence[float]) -> Merged:
         torch_form=joined("torch_form"),
         trace_term=trace_term,
         mean_field_term=summed("mean_field_term"),
+        at_edge=any(bool(edge) for part in parts for edge in part.at_edge),
     )
 
 

@@ -64,6 +64,7 @@ class Site:
     trace_term: list[Tensor] = field(default_factory=list)
     mean_field_term: list[Tensor] = field(default_factory=list)
     rounding: list[Tensor] = field(default_factory=list)
+    at_edge: list[Tensor] = field(default_factory=list)
     _last: tuple[Distribution, Distribution, Tensor] | None = None
 
 
@@ -164,6 +165,7 @@ def _add_draw(site: Site, q: Node, p: Node | None, frame: CondIndepStackFrame) -
 
     log_q = _masked(q["unscaled_log_prob"], q, p)
     site.rounding.append(rows(torch.finfo(log_q.dtype).eps * log_q.abs()))
+    site.at_edge.append(kl.at_edge(q["fn"], q["value"]).any())
     if p is None:
         site.sampled.append(rows(log_q))
         site.trace_term.append(rows(q["log_prob"]))

@@ -1,6 +1,76 @@
-"""Densities that torch and Pyro lack, as full Pyro distributions."""
+"""Densities that torch and Pyro lack or get wrong, as full Pyro distributions."""
 
+from pyro_vae.distributions.beta import Beta, Dirichlet
+from pyro_vae.distributions.circular import CircularUniform
+from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
+from pyro_vae.distributions.kumaraswamy import Kumaraswamy
+from pyro_vae.distributions.logistic_normal import LogisticNormal
 from pyro_vae.distributions.logit_normal import LogitNormal
+from pyro_vae.distributions.multivariate import LowRankMultivariateNormal, MultivariateStudentT
+from pyro_vae.distributions.onto import Onto
+from pyro_vae.distributions.positive import (
+    Exponential,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    InverseGamma,
+    LogNormal,
+    Weibull,
+)
+from pyro_vae.distributions.power_spherical import PowerSpherical
+from pyro_vae.distributions.projected_normal import ProjectedNormal
+from pyro_vae.distributions.real import Cauchy, Gumbel, Logistic, StudentT
+from pyro_vae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotCategorical
+from pyro_vae.distributions.spherical_uniform import SphericalUniform
+from pyro_vae.distributions.stick_breaking import GEM, StickBreaking
 from pyro_vae.distributions.sticks import Sticks
+from pyro_vae.distributions.straight_through import (
+    OneHotCategorical,
+    StraightThroughBernoulli,
+    StraightThroughOneHotCategorical,
+)
+from pyro_vae.distributions.truncated_normal import TruncatedNormal
+from pyro_vae.distributions.uniform import Uniform
+from pyro_vae.distributions.von_mises import VonMises
+from pyro_vae.distributions.von_mises_fisher import VonMisesFisher
+from pyro_vae.distributions.wrapped_normal import WrappedNormal
 
-__all__ = ["LogitNormal", "Sticks"]
+__all__ = [
+    "Beta",
+    "Cauchy",
+    "CircularUniform",
+    "ContinuousBernoulli",
+    "Dirichlet",
+    "Exponential",
+    "GEM",
+    "Gamma",
+    "Gumbel",
+    "HalfCauchy",
+    "HalfNormal",
+    "InverseGamma",
+    "Kumaraswamy",
+    "LogNormal",
+    "Logistic",
+    "LogisticNormal",
+    "LogitNormal",
+    "LowRankMultivariateNormal",
+    "MultivariateStudentT",
+    "OneHotCategorical",
+    "Onto",
+    "PowerSpherical",
+    "ProjectedNormal",
+    "RelaxedBernoulli",
+    "RelaxedOneHotCategorical",
+    "SphericalUniform",
+    "StickBreaking",
+    "Sticks",
+    "StraightThroughBernoulli",
+    "StraightThroughOneHotCategorical",
+    "StudentT",
+    "TruncatedNormal",
+    "Uniform",
+    "VonMises",
+    "VonMisesFisher",
+    "Weibull",
+    "WrappedNormal",
+]

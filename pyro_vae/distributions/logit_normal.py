@@ -13,14 +13,16 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
+from pyro_vae.distributions.unit import kept_within
+
 
 class LogitNormal(TorchDistribution):
     r"""The distribution of sigmoid(Y) for Y ~ Normal(loc, scale).
 
     log p(x) = log N(logit x; loc, scale) - log x - log(1 - x),  0 < x < 1.
 
-    Draws that would round to 0 or 1 are kept at the nearest representable interior point, so
-    that every draw has a finite density.
+    Draws that would round to 0 or 1 are kept inside, where every draw has a finite density and
+    a finite slope.
 
     Arguments:
         loc: The mean of logit x, with shape `batch_shape` (broadcast with `scale`).
@@ -63,9 +65,8 @@ class LogitNormal(TorchDistribution):
         noise = torch.randn(
             self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device
         )
-        limits = torch.finfo(self.loc.dtype)
         x = torch.sigmoid(self.loc + self.scale * noise)
-        return x.clamp(min=limits.tiny, max=1 - limits.eps)
+        return kept_within(x, x.new_zeros(()), 1.0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log p(value) in nats, with shape `sample_shape + batch_shape`."""

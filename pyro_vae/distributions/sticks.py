@@ -1,8 +1,11 @@
-"""The map from sticks to the simplex, under which independent sticks make a distribution there."""
+"""The map from sticks to the simplex, under which independent sticks make a distribution there.
+
+As logarithms, sticks and parts are known to all digits, however little of the stick is left.
+"""
 
 from __future__ import annotations
 
-__all__ = ["Sticks"]
+__all__ = ["Sticks", "log_parts", "log_sticks"]
 
 from typing import Any
 
@@ -61,3 +64,47 @@ class Sticks(Transform):
     def inverse_shape(self, shape: Any) -> Any:
         """Return the shape of K - 1 sticks for K parts."""
         return shape[:-1] + (shape[-1] - 1,)
+
+
+def log_parts(log_stick: Tensor, log_rest: Tensor) -> Tensor:
+    """Return the logarithms of the parts of a broken stick.
+
+    Arguments:
+        log_stick: log v_k, of shape `(..., K - 1)`.
+        log_rest: log(1 - v_k), likewise.
+
+    Returns:
+        log x_k, of shape `(..., K)`.
+
+    Example:
+        >>> half = torch.tensor([0.5, 0.5]).log()
+        >>> log_parts(half, half).exp()
+        tensor([0.5000, 0.2500, 0.2500])
+    """
+    none, left = torch.zeros_like(log_rest[..., :1]), log_rest.cumsum(-1)
+    return torch.cat([log_stick, none], -1) + torch.cat([none, left], -1)
+
+
+def log_sticks(parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the logarithms of the sticks that make these parts.
+
+    Arguments:
+        parts: x_k > 0, of shape `(..., K)`.
+
+    Returns:
+        log v_k, log(1 - v_k) and log of what was left before breaking off v_k, each of shape
+        `(..., K - 1)`; the sum of the last is log |det dx/dv|.
+
+    Example:
+        >>> log_stick, log_rest, log_left = log_sticks(torch.tensor([0.5, 0.25, 0.25]))
+        >>> log_stick.exp(), log_left.exp()
+        (tensor([0.5000, 0.5000]), tensor([1.0000, 0.5000]))
+    """
+    # summed from the far end, where 1 - cumsum would cancel
+    log_left = parts.flip(-1).cumsum(-1).flip(-1).log()
+    log_left, log_next = log_left[..., :-1], log_left[..., 1:]
+    log_rest = log_next - log_left
+    most = log_rest < -0.7
+    rest = torch.where(most, log_rest, -1.0).exp()
+    log_stick = torch.where(most, torch.log1p(-rest), parts[..., :-1].log() - log_left)
+    return log_stick, log_rest, log_left

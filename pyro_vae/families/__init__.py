@@ -4,34 +4,93 @@ A family is a module whose `forward(context)` returns a Pyro distribution. New f
 added with `@register` and are found by tests, the comparison and the catalogue.
 """
 
+from pyro_vae.families.circle import CircularUniform, VonMises, WrappedNormal
 from pyro_vae.families.count import Poisson
-from pyro_vae.families.discrete import Bernoulli, Categorical, OneHotCategorical
+from pyro_vae.families.discrete import (
+    Bernoulli,
+    Categorical,
+    OneHotCategorical,
+    StraightThroughBernoulli,
+    StraightThroughOneHotCategorical,
+)
 from pyro_vae.families.family import Family, Role, fitting, fitting_data, register, registry
-from pyro_vae.families.interval import Beta, ContinuousBernoulli, LogitNormal
+from pyro_vae.families.interval import (
+    Beta,
+    ContinuousBernoulli,
+    Kumaraswamy,
+    LogitNormal,
+    TruncatedNormal,
+    Uniform,
+)
+from pyro_vae.families.multivariate import FullNormal, LowRankNormal, MultivariateStudentT
 from pyro_vae.families.parameters import Parameter
-from pyro_vae.families.positive import Gamma
-from pyro_vae.families.real import FullNormal, Laplace, Normal, StudentT
-from pyro_vae.families.simplex import Dirichlet
+from pyro_vae.families.positive import (
+    Exponential,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    InverseGamma,
+    LogNormal,
+    Weibull,
+)
+from pyro_vae.families.projected import ProjectedNormal
+from pyro_vae.families.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
+from pyro_vae.families.relaxed import RelaxedBernoulli, RelaxedOneHotCategorical
+from pyro_vae.families.simplex import (
+    GEM,
+    Dirichlet,
+    LogisticNormal,
+    StickBreaking,
+)
+from pyro_vae.families.sphere import PowerSpherical, SphericalUniform, VonMisesFisher
 from pyro_vae.families.transported import Transported
 
 __all__ = [
+    "GEM",
     "Bernoulli",
     "Beta",
     "Categorical",
+    "Cauchy",
+    "CircularUniform",
     "ContinuousBernoulli",
     "Dirichlet",
+    "Exponential",
     "Family",
     "FullNormal",
     "Gamma",
+    "Gumbel",
+    "HalfCauchy",
+    "HalfNormal",
+    "InverseGamma",
+    "Kumaraswamy",
     "Laplace",
+    "LogNormal",
+    "Logistic",
+    "LogisticNormal",
     "LogitNormal",
+    "LowRankNormal",
+    "MultivariateStudentT",
     "Normal",
     "OneHotCategorical",
     "Parameter",
     "Poisson",
+    "PowerSpherical",
+    "ProjectedNormal",
+    "RelaxedBernoulli",
+    "RelaxedOneHotCategorical",
     "Role",
+    "SphericalUniform",
+    "StickBreaking",
+    "StraightThroughBernoulli",
+    "StraightThroughOneHotCategorical",
     "StudentT",
     "Transported",
+    "TruncatedNormal",
+    "Uniform",
+    "VonMises",
+    "VonMisesFisher",
+    "Weibull",
+    "WrappedNormal",
     "fitting",
     "fitting_data",
     "register",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 __all__ = ["Family", "Role", "fitting", "fitting_data", "register", "registry"]
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -150,7 +151,7 @@ class Family(nn.Module):
     @classmethod
     def fits(cls, support: Constraint) -> bool:
         """Say whether members put all their mass within `support`."""
-        return bool(lies_within(cls.example().support, support))
+        return bool(lies_within(_support_of(cls), support))
 
     # ------------------------------------------------------------------ parameters
 
@@ -172,7 +173,7 @@ class Family(nn.Module):
         batch, shapes = context.shape[:-1], [self._raw_shape(name) for name in self.predicted]
         pieces = self.head(context).split([math.prod(s) for s in shapes], dim=-1)
         return {
-            name: self._constrained(name, piece.reshape(*batch, *shape))
+            name: self._constrained(name, piece.reshape((*batch, *shape)))
             for name, piece, shape in zip(self.predicted, pieces, shapes, strict=True)
         }
 
@@ -350,13 +351,19 @@ class Family(nn.Module):
         return ", ".join(parts + [f"{name}={_short(value)}" for name, value in constants])
 
 
+@functools.cache
+def _support_of(cls: type[Family]) -> Constraint:
+    """The support of a family's members, which is asked for in every refusal of a pair."""
+    return cls.example().support
+
+
 def fitting(support: Constraint, role: Role = "guide") -> list[str]:
     """Return the class names of the registered families whose support lies within `support`.
 
     Example:
         >>> from pyro.distributions import constraints
-        >>> fitting(constraints.simplex)
-        ['Dirichlet', 'Transported']
+        >>> "Dirichlet" in fitting(constraints.simplex)
+        True
     """
     return sorted(
         cls.__name__ for cls in registry.values() if role in cls.roles and cls.fits(support)
@@ -370,8 +377,8 @@ def fitting_data(x: Tensor) -> list[str]:
         x: Data, with shape `(batch, *event_shape)`.
 
     Example:
-        >>> fitting_data(torch.tensor([[0.3, 0.9]]))[0]
-        'ContinuousBernoulli'
+        >>> "ContinuousBernoulli" in fitting_data(torch.tensor([[0.3, 0.9]]))
+        True
     """
     likelihoods = [cls for cls in registry.values() if "likelihood" in cls.roles]
     events = x if x.dim() > 1 else x.unsqueeze(-1)

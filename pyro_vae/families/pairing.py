@@ -73,6 +73,8 @@ def _refusal(site: str, guide: Side, prior: Side) -> str:
     q, p = space_of(guide.support), space_of(prior.support)
     if q.is_discrete != p.is_discrete:
         reason = "one is a mass and the other a density, so KL(q || p) is undefined"
+    elif q.kind != p.kind:
+        reason = f"a density on the {q.name} is none on the {p.name}, so KL(q || p) is undefined"
     else:
         reason = "the guide has mass where the prior has none, so KL(q || p) is infinite"
     fit = [f"fam.{name}" for name in fitting(prior.support) if name != "Transported"]

@@ -8,7 +8,7 @@ head would never receive a gradient. Ours reads the triangle alone.
 
 from __future__ import annotations
 
-__all__ = ["Parameter", "TriangleToCholesky", "transform_for"]
+__all__ = ["FINITE_VARIANCE", "Parameter", "TriangleToCholesky", "transform_for"]
 
 import math
 from collections.abc import Callable
@@ -20,6 +20,9 @@ from torch import Tensor
 from torch.distributions import Transform, transform_to
 from torch.distributions.constraints import Constraint
 from torch.nn.functional import softplus
+
+FINITE_VARIANCE = constraints.greater_than(2.001)
+"""Degrees of freedom above 2, with a margin, for in float32 2 + exp(-17) is 2."""
 
 
 class Parameter(NamedTuple):
@@ -34,6 +37,7 @@ class Parameter(NamedTuple):
             `constraint` (df > 2, so that no step makes a KL infinite).
         shape: Its shape, given the family's `features` and options; by default `features`.
         identity: Whether the default is a matrix with `default` on the diagonal.
+        pattern: What the default is multiplied by, given the shape; by default ones.
     """
 
     constraint: Constraint
@@ -42,6 +46,7 @@ class Parameter(NamedTuple):
     admissible: Constraint | None = None
     shape: Callable[[Any], tuple[int, ...]] | None = None
     identity: bool = False
+    pattern: Callable[[tuple[int, ...]], Tensor] | None = None
 
     @property
     def transform(self) -> Transform:
@@ -57,6 +62,8 @@ class Parameter(NamedTuple):
         """Return the value of the standard member, with shape `shape`."""
         if self.identity:
             return self.default * torch.eye(shape[-1]).expand(shape).clone()
+        if self.pattern is not None:
+            return self.default * self.pattern(shape)
         return torch.full(shape, self.default)
 
 

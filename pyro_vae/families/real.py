@@ -1,27 +1,21 @@
-"""Families on the real line: Normal, FullNormal, Laplace, StudentT."""
+"""Families of independent numbers on the line: Normal, Laplace, Student-t and others."""
 
 from __future__ import annotations
 
-__all__ = ["FullNormal", "Laplace", "Normal", "StudentT"]
-
-import math
-from typing import Any
+__all__ = ["Cauchy", "Gumbel", "Laplace", "Logistic", "Normal", "StudentT"]
 
 import pyro.distributions as dist
 from pyro.distributions import TorchDistribution, constraints
-from torch import Size, Tensor
-from torch.distributions.transforms import ReshapeTransform
+from torch import Tensor
 
+from pyro_vae import distributions as own
 from pyro_vae.families.family import Family, register
-from pyro_vae.families.parameters import Parameter
+from pyro_vae.families.parameters import FINITE_VARIANCE, Parameter
 
 _LOCATION_SCALE = {
     "loc": Parameter(constraints.real, 0.0),
     "scale": Parameter(constraints.positive, 1.0),
 }
-
-# df > 2 with a margin, for in float32 2 + exp(-17) is 2
-_FINITE_VARIANCE = constraints.greater_than(2.001)
 
 
 @register
@@ -42,38 +36,6 @@ class Normal(Family):
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """Return Normal(loc, scale), independent over features."""
         return dist.Normal(loc, scale).to_event(len(self.features))
-
-
-def _square(family: Family) -> tuple[int, int]:
-    size = math.prod(family.features)
-    return size, size
-
-
-@register
-class FullNormal(Family):
-    """Normal with full covariance: log N(z; loc, L L^T), L = scale_tril; standard member N(0, I).
-
-    `loc` and `scale_tril` are over the D flattened features, with shapes `(D,)` and `(D, D)`.
-
-    Example:
-        >>> FullNormal(2, scale_tril=[[1.0, 0.0], [1.0, 1.0]])().covariance_matrix
-        tensor([[1., 1.],
-                [1., 2.]])
-    """
-
-    spec = {
-        "loc": Parameter(constraints.real, 0.0, shape=lambda f: _square(f)[:1]),
-        "scale_tril": Parameter(constraints.lower_cholesky, 1.0, shape=_square, identity=True),
-    }
-
-    def distribution(self, loc: Tensor, scale_tril: Tensor) -> TorchDistribution:
-        """Return the multivariate Normal, its draws reshaped to `features`."""
-        flat: Any = dist.MultivariateNormal(loc, scale_tril=scale_tril)
-        if len(self.features) == 1:
-            return flat
-        return dist.TransformedDistribution(
-            flat, [ReshapeTransform(loc.shape[-1:], Size(self.features))]
-        )
 
 
 @register
@@ -107,10 +69,70 @@ class StudentT(Family):
 
     roles = frozenset({"prior", "guide", "likelihood"})
     spec = {
-        "df": Parameter(constraints.positive, 5.0, structural=True, admissible=_FINITE_VARIANCE),
+        "df": Parameter(constraints.positive, 5.0, structural=True, admissible=FINITE_VARIANCE),
         **_LOCATION_SCALE,
     }
 
     def distribution(self, df: Tensor, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """Return StudentT(df, loc, scale), independent over features."""
-        return dist.StudentT(df, loc, scale).to_event(len(self.features))
+        return own.StudentT(df, loc, scale).to_event(len(self.features))
+
+
+@register
+class Cauchy(Family):
+    """Independent Cauchys: p(z_i) = 1 / (pi scale_i (1 + t_i^2)), t = (z - loc) / scale.
+
+    Without mean or variance: as a guide its KL is infinite beside any prior but Cauchys and
+    Student-ts.
+
+    Example:
+        >>> import torch
+        >>> round(Cauchy(1)().log_prob(torch.zeros(1)).item(), 4)  # -log pi
+        -1.1447
+    """
+
+    roles = frozenset({"prior", "guide", "likelihood"})
+    spec = _LOCATION_SCALE
+
+    def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
+        """Return Cauchy(loc, scale), independent over features."""
+        return own.Cauchy(loc, scale).to_event(len(self.features))
+
+
+@register
+class Logistic(Family):
+    """Independent logistics: p(z_i) = s(t_i) s(-t_i) / scale_i, t = (z - loc) / scale, s logistic.
+
+    The standard member has scale 1, and so variance pi^2 / 3.
+
+    Example:
+        >>> Logistic(2)().variance
+        tensor([3.2899, 3.2899])
+    """
+
+    roles = frozenset({"prior", "guide", "likelihood"})
+    spec = _LOCATION_SCALE
+
+    def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
+        """Return Logistic(loc, scale), independent over features."""
+        return own.Logistic(loc, scale).to_event(len(self.features))
+
+
+@register
+class Gumbel(Family):
+    """Independent Gumbels: p(z_i) = exp(-t_i - exp(-t_i)) / scale_i, t = (z - loc) / scale.
+
+    As a prior it allows next to nothing far below `loc`: the KL is finite only for guides whose
+    lower tail falls faster than exp(z / scale), such as a Laplace of a smaller scale.
+
+    Example:
+        >>> Gumbel(2)().mean
+        tensor([0.5772, 0.5772])
+    """
+
+    roles = frozenset({"prior", "guide", "likelihood"})
+    spec = _LOCATION_SCALE
+
+    def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistribution:
+        """Return Gumbel(loc, scale), independent over features."""
+        return own.Gumbel(loc, scale).to_event(len(self.features))

@@ -7,8 +7,8 @@ The gradient goes through the draws where the guide is reparameterised, and thro
 function where it is not. Observations are the model's, and a site that only the guide draws takes
 its log q off, as in `Trace_ELBO`, whose expectation this ELBO shares. Its gradient has the same
 expectation too, but in two cases in which `Trace_ELBO` leaves a part out: the log q of an
-auxiliary site in the score of one that is not reparameterised, and the KL of a straight-through
-guide.
+auxiliary site in the score of one that is not reparameterised, and the KL of torch's
+straight-through classes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from pyro_vae.kl.parameters import dtype_of
 from pyro_vae.kl.plan import Plan, plan
-from pyro_vae.kl.quadrature import TOLERANCE, accepted, traced
+from pyro_vae.kl.quadrature import accepted, traced
 
 
 class NoExactKL(NotImplementedError):
@@ -85,9 +85,9 @@ def _exact(made: Plan, value: Tensor, error: Tensor) -> Tensor:
     if bool(good.all()):
         return value
     raise NoExactKL(
-        f"{made.how} is not exact: its error exceeds {TOLERANCE:g} (relative) in "
-        f"{int((~good).sum())} of {good.numel()} elements. What is left is to sample it, "
-        "kl.estimate(q, p), or to look at the errors, kl.divergence(q, p, with_error=True)."
+        f"{made.how} {made.limit} in {int((~good).sum())} of {good.numel()} elements. What is "
+        "left is to sample it, kl.estimate(q, p), or to look at the errors, "
+        "kl.divergence(q, p, with_error=True)."
     )
 
 

@@ -44,6 +44,9 @@ WRONG_IN_TORCH: dict[tuple[type[Distribution], type[Distribution]], str] = {
 }
 """Pairs for which `torch.distributions.kl_divergence` errs, and how."""
 
+# Pyro's form serves Normals and points alone, which have forms here, and declines all others
+_DECLINING = {(td.Independent, td.MultivariateNormal)}
+
 
 class Found(NamedTuple):
     """A closed form and where it comes from.
@@ -91,9 +94,10 @@ def find(q: Distribution, p: Distribution) -> Found | None:
 
 def _in_torch(q: type[Distribution], p: type[Distribution]) -> Found | None:
     """The form in torch's table for exactly these classes, if it is right."""
-    if (canonical(q), canonical(p)) in WRONG_IN_TORCH:
+    pair = (canonical(q), canonical(p))
+    if pair in WRONG_IN_TORCH or pair in _DECLINING:
         return None
-    for key in ((q, p), (canonical(q), canonical(p)), (q, canonical(p)), (canonical(q), p)):
+    for key in ((q, p), pair, (q, canonical(p)), (canonical(q), p)):
         form = _KL_REGISTRY.get(key)
         if form is not None and not table.given(*key):
             return Found(form, table.package_of(form))

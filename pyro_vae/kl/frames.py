@@ -88,17 +88,17 @@ def inverse(frames: list[Frame], t: Tensor) -> Tensor:
 
 def _two(first: Frame, second: Frame, t: Tensor) -> Tensor:
     r, k = first.scale / second.scale, (first.centre - second.centre) / second.scale
-    big = 2 * t.abs()
-    e = (-big).exp()
+    half = t.abs().exp()
+    e = half.reciprocal().square()
     # sinh T, cosh T and D in units of exp |T|, which overflows
-    sh, ch = -0.5 * torch.expm1(-2 * big) * t.sign(), 0.5 * (1 + e * e)
+    sh, ch = torch.copysign(0.5 - 0.5 * e * e, t), 0.5 + 0.5 * e * e
     d = (1 + r * r) * e + 2 * r * ch
-    a = sh * (k * k * e + d).sqrt() * t.abs().exp()
+    a = sh * (k * k * e + d).sqrt() * half
     b = k * (r * e + ch)
     # a - b cancels where both have one sign, and there is another way to write it
     same = (a * b) > 0
-    total = torch.where(same, a + b, torch.ones_like(a))
-    other = (sh - k * e) * (sh + k * e) * big.exp() / total
+    ke = k * e
+    other = (sh - ke) * half / torch.where(same, a + b, 1.0) * ((sh + ke) * half)
     return first.centre + first.scale * torch.where(same, other, (a - b) / d)
 
 

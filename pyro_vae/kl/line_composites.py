@@ -18,6 +18,7 @@ import torch.distributions as td
 from torch import Tensor
 from torch.distributions import transforms
 
+from pyro_vae.distributions import Onto
 from pyro_vae.kl.charts import Affine, Chart, Exp, Inverse, Map, Sigmoid, Softplus
 from pyro_vae.kl.lines import Frame, Line, line, line_of
 
@@ -44,6 +45,9 @@ class _Transformed(Line):
 
     def log_density(self, y: Tensor) -> Tensor:
         return self.base.log_density(y)
+
+    def log_tail(self, log_y: Tensor) -> Tensor:
+        return self.base.log_tail(log_y)
 
     def frame(self) -> Frame:
         return self.base.frame()
@@ -84,6 +88,9 @@ class _Mixture(Line):
         each = self.component.log_density(y.unsqueeze(-1))
         return torch.logsumexp(each + self.log_weights, -1)
 
+    def log_tail(self, log_y: Tensor) -> Tensor:
+        return torch.logsumexp(self.component.log_tail(log_y.unsqueeze(-1)) + self.log_weights, -1)
+
     def frame(self) -> Frame:
         return self.frames()[0]
 
@@ -120,6 +127,8 @@ def _read(t: Any) -> Chart | None:
     if isinstance(t, transforms._InverseTransform):
         inner = _read(t.inv)
         return None if inner is None else tuple(Inverse(m) for m in reversed(inner))
+    if isinstance(t, Onto):
+        return _read(t.bijection)
     reader = _READERS.get(type(t))
     return None if reader is None or t.domain.event_dim else reader(t)
 

@@ -35,7 +35,7 @@ class _Located(Line):
     scale: Tensor
 
     def log_density(self, y: Tensor) -> Tensor:
-        return self.standard((y - self.loc) / self.scale) - self.scale.log()
+        return self.standard((y - self.loc) * self.scale.reciprocal()) - self.scale.log()
 
     def standard(self, z: Tensor) -> Tensor:
         """The log density for loc = 0 and scale = 1."""
@@ -75,17 +75,28 @@ class _StudentT(_Located):
     df: Tensor
     heavy = True
 
-    def standard(self, z: Tensor) -> Tensor:
-        power = _log1p_square(z / self.df.sqrt()) * (self.df + 1) / 2
+    def log_density(self, y: Tensor) -> Tensor:
+        z = (y - self.loc) * self._unit.reciprocal()
+        return self._peak - (self.df + 1) / 2 * torch.log1p(z.square())
+
+    def log_tail(self, log_y: Tensor) -> Tensor:
+        return self._peak - (self.df + 1) * (log_y - self._unit.log())
+
+    @property
+    def _unit(self) -> Tensor:
+        return self.scale * self.df.sqrt()
+
+    @property
+    def _peak(self) -> Tensor:
         half = self.df / 2
-        constant = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * self.df.log()
-        return constant - 0.5 * math.log(math.pi) - power
+        constant = torch.lgamma(half + 0.5) - torch.lgamma(half) - 0.5 * math.log(math.pi)
+        return constant - self._unit.log()
 
     def frame(self) -> Frame:
         return Frame(self.loc, self.scale * self.df.sqrt().clamp(max=1.0))
 
     def singularities(self) -> list[Frame]:
-        return [Frame(self.loc, self.scale * self.df.sqrt())]
+        return [Frame(self.loc, self._unit)]
 
 
 @line(td.Cauchy)
@@ -95,7 +106,10 @@ class _Cauchy(_Located):
     heavy = True
 
     def standard(self, z: Tensor) -> Tensor:
-        return -math.log(math.pi) - _log1p_square(z)
+        return -math.log(math.pi) - torch.log1p(z.square())
+
+    def log_tail(self, log_y: Tensor) -> Tensor:
+        return self.scale.log() - math.log(math.pi) - 2 * log_y
 
     def singularities(self) -> list[Frame]:
         return [self.frame()]
@@ -457,14 +471,6 @@ class _VonMises(Line):
 def _unit_frame(like: Tensor) -> Frame:
     """The singularity of the logistic function nearest to the axis."""
     return Frame(torch.zeros_like(like), torch.full_like(like, _NEAR))
-
-
-def _log1p_square(z: Tensor) -> Tensor:
-    """log(1 + z^2) for any z whose square may overflow."""
-    large = z.abs() > 1
-    inner, outer = torch.where(large, 0.0, z), torch.where(large, z, 1.0)
-    far = 2 * outer.abs().log() + torch.log1p(outer.reciprocal().square())
-    return torch.where(large, far, torch.log1p(inner.square()))
 
 
 def _log_one_minus_power(y: Tensor, a: Tensor) -> Tensor:

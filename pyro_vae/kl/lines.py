@@ -70,6 +70,10 @@ class Line:
         """The log density with respect to dy, with y of shape (nodes, *batch)."""
         raise NotImplementedError
 
+    def log_tail(self, log_y: Tensor) -> Tensor:
+        """The log density at y = exp(log_y), of a heavy line at a y whose square overflows."""
+        return self.log_density(log_y.exp())
+
     def frame(self) -> Frame:
         """Where the mass is, and its narrowest width."""
         raise NotImplementedError

@@ -8,6 +8,7 @@ both sides are evaluated at nodes, and q (log q - log p) is summed over them, in
   the unconstrained coordinate of q's support, panels ending at kinks of either density.
 * Densities of a few variables: the trapezoidal rule in all such v, over a grid.
 * Angles: the trapezoidal rule over the circle.
+* The sphere in three dimensions: the trapezoidal rule over two angles.
 
 Nodes are fixed, so that the gradient of the sum is the quadrature of the derivative. A second rule
 with fewer nodes tells the error (the trapezoidal rule with half as many has its square root). What
@@ -22,6 +23,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,8 +35,10 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from pyro_vae.kl.oracle_sphere import sphere_grid
 from pyro_vae.kl.parameters import unvalidated
 from pyro_vae.kl.table import canonical
+from pyro_vae.supports import space_of
 
 _F64 = torch.float64
 
@@ -45,10 +49,12 @@ class Truth(NamedTuple):
     Arguments:
         value: In nats, of the batch shape, differentiable; +inf where it diverges.
         error: An estimate of the error of the sum, of the batch shape.
+        size: 1 + |H(q)| + |CE(q, p)|, of the batch shape: what rounding is to be measured by.
     """
 
     value: Tensor
     error: Tensor
+    size: Tensor
 
 
 Coordinate = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -68,7 +74,7 @@ def truth(q: Any, p: Any) -> Truth:
 
     Example:
         >>> two = torch.full((1,), 2.0, dtype=torch.float64)
-        >>> value, error = truth(td.Normal(0 * two, two), td.Normal(0 * two, two / 2))
+        >>> value, error, _ = truth(td.Normal(0 * two, two), td.Normal(0 * two, two / 2))
         >>> round(value.item(), 9), bool(error < 1e-9)  # 3/2 - log 2
         (0.806852819, True)
     """
@@ -78,13 +84,20 @@ def truth(q: Any, p: Any) -> Truth:
         inner = truth(q.base_dist, p.base_dist)
         return Truth(*(torch.where(mask, t, 0.0) for t in inner))
     if isinstance(q, dist.Delta):
-        value = q.log_density - _log(p, q.v)
-        return Truth(value, torch.zeros_like(value).detach())
+        log_q, log_p = torch.as_tensor(q.log_density), _log(p, q.v)
+        value = log_q - log_p
+        return Truth(value, torch.zeros_like(value).detach(), _size(log_q, log_p))
     if q.support.is_discrete:
         return _summed(q, p)
     if canonical(type(q)) is td.VonMises:
         return _around(q, p)
+    if space_of(q.support).kind == "sphere" and q.event_shape == (3,):
+        return _over_sphere(q, p)
     return _integrated(q, p)
+
+
+def _size(mean_log_q: Tensor, mean_log_p: Tensor) -> Tensor:
+    return (1 + mean_log_q.abs() + mean_log_p.abs()).detach()
 
 
 # ---------------------------------------------------------------------------------- densities
@@ -148,8 +161,10 @@ def _summed(q: Any, p: Any) -> Truth:
     terms = torch.where(scored, log_q.exp() * (log_q - log_p), 0.0)
     infinite = missing | (scored & (log_p == -torch.inf)).any(0)
     value = torch.where(infinite, torch.inf, torch.where(scored, terms, 0.0).sum(0))
-    rest = (torch.where(held, log_q.exp(), 0.0).sum(0) - 1).abs()
-    return Truth(value, torch.where(infinite, 0.0, rest).detach())
+    mass = torch.where(held, log_q.exp(), 0.0)
+    rest = (mass.sum(0) - 1).abs()
+    means = [torch.where(scored, mass * t, 0.0).sum(0) for t in (log_q, log_p)]
+    return Truth(value, torch.where(infinite, 0.0, rest).detach(), _size(*means))
 
 
 def _values(q: Any) -> Tensor:
@@ -187,7 +202,21 @@ def _around(q: Any, p: Any) -> Truth:
     terms = log_q.exp() * (log_q - torch.where(log_p == -torch.inf, 0.0, log_p))
     value, half = (terms[::n].sum(0) * (2 * math.pi * n / count) for n in (1, 2))
     value = torch.where(infinite, torch.inf, value)
-    return Truth(value, torch.where(infinite, 0.0, value - half).abs().detach())
+    safe = torch.where(log_p == -torch.inf, 0.0, log_p)
+    means = [(log_q.exp() * t).mean(0) * 2 * math.pi for t in (log_q, safe)]
+    error = torch.where(infinite, 0.0, value - half).abs().detach()
+    return Truth(value, error, _size(*means))
+
+
+def _over_sphere(q: Any, p: Any) -> Truth:
+    x, weight, coarse = sphere_grid(q, p)
+    log_q, log_p = q.log_prob(x), p.log_prob(x)
+    density = weight * log_q.exp()
+    value, part = ((w * density * (log_q - log_p)).sum(0) for w in (1.0, coarse))
+    means = [(density * t).sum(0) for t in (log_q, log_p)]
+    # the trapezoidal rule with half as many nodes has the square root of the error
+    error = (value - part).square() + (density.sum(0) - 1).abs()
+    return Truth(value, error.detach(), _size(*means))
 
 
 # ---------------------------------------------------------------------------------- integrals
@@ -197,29 +226,43 @@ _REACH = 90.0
 
 def _integrated(q: Any, p: Any) -> Truth:
     into, centre, spread = _coordinate(q)
-    one = centre.shape[-1] == 1
-    rule = _panels if one else _grid
-    nodes, weights, coarse, infinite = rule(q, p, into, centre, spread)
-    value, mass = _sum(q, p, into, nodes, weights)
+    if centre.shape[-1] > 1:
+        return _by(_grid, 2, q, p, into, centre, spread)
+    found = _by(_panels, 1, q, p, into, centre, spread)
+    if bool((found.error < 1e-10 * found.value.detach().abs().clamp(min=1)).all()):
+        return found
+    # p is far narrower than q, or far away
+    return _by(partial(_panels, graded=True), 1, q, p, into, centre, spread)
+
+
+def _by(
+    rule: Callable[..., Any], order: int, q: Any, p: Any, into: Coordinate, c: Tensor, s: Tensor
+) -> Truth:
+    """The value by a rule, the error from a coarser one, to the power that the finer one gains."""
+    nodes, weights, coarse, infinite = rule(q, p, into, c, s)
+    value, mass, size = _sum(q, p, into, nodes, weights)
     with torch.no_grad():
-        other, _ = _sum(q, p, into, *coarse)
-        gap = (value - other).abs()
-        error = (gap if one else gap**2) + (mass - 1).abs()
+        other, _, _ = _sum(q, p, into, *coarse)
+        error = (value - other).abs() ** order + (mass - 1).abs()
     value = torch.where(infinite, torch.inf, value)
-    return Truth(value, torch.where(infinite, 0.0, error).detach())
+    return Truth(value, torch.where(infinite, 0.0, error).detach(), size)
 
 
-def _sum(q: Any, p: Any, into: Coordinate, u: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The integrals of q (log q - log p) and of q."""
+def _sum(q: Any, p: Any, into: Coordinate, u: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    """The integrals of q (log q - log p) and of q, and the size of the former's two parts."""
     with torch.no_grad():
         log_q, f = _terms(q, p, into, u)
         used = log_q.isfinite() & f.isfinite()
+        # what adds nothing to the value must not add a NaN to the gradient
+        used = used & (log_q + weights.log() + torch.log1p(f.abs()) > -80)
+        mass, own = torch.where(used, weights * log_q.exp(), 0.0), log_q - into(u)[1]
+        means = [torch.where(used, mass * t, 0.0).sum(0) for t in (own, own - f)]
     # a node that does not count goes where nothing is infinite, lest it poison the gradient
     middle = used.double().argmax(0)
     safe = u[middle, torch.arange(u.shape[1])]
     log_q, f = _terms(q, p, into, torch.where(used.unsqueeze(-1), u, safe))
     density = torch.where(used, weights * log_q.exp(), 0.0)
-    return (density * f).sum(0), density.sum(0).detach()
+    return (density * f).sum(0), density.sum(0).detach(), _size(*means)
 
 
 def _terms(q: Any, p: Any, into: Coordinate, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,7 +272,9 @@ def _terms(q: Any, p: Any, into: Coordinate, u: Tensor) -> tuple[Tensor, Tensor]
     return log_q + slope, log_q - log_p
 
 
-def _panels(q: Any, p: Any, into: Coordinate, c: Tensor, s: Tensor) -> tuple[Any, ...]:
+def _panels(
+    q: Any, p: Any, into: Coordinate, c: Tensor, s: Tensor, graded: bool = False
+) -> tuple[Any, ...]:
     """Gauss-Legendre panels of one variable, and for which elements the integral diverges."""
     v = torch.arange(-_REACH, _REACH, 0.05, dtype=_F64)[:, None, None]
     with torch.no_grad():
@@ -249,7 +294,8 @@ def _panels(q: Any, p: Any, into: Coordinate, c: Tensor, s: Tensor) -> tuple[Any
         some = (size > -52).any(1).nonzero().squeeze(-1)
         low_v, high_v = (v[i].item() for i in (max(int(some[0]) - 1, 0), int(some[-1])))
         edges = torch.arange(low_v, high_v + 1.5 * _PANEL, _PANEL, dtype=_F64)
-        edges = _with_kinks(edges, q, p, c, s)
+        places = _kinks(q) + _kinks(p) + (_grades(p) if graded else [])
+        edges = _with_edges(edges, places, q, c, s)
         rules = [_legendre(edges, count) for count in (_FINE, _COARSE)]
         made = [((c + s * y.unsqueeze(-1).sinh()), w * s.squeeze(-1) * y.cosh()) for y, w in rules]
     return *made[0], made[1], infinite
@@ -264,16 +310,25 @@ def _reach(good: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def _with_kinks(edges: Tensor, q: Any, p: Any, c: Tensor, s: Tensor) -> Tensor:
+def _with_edges(edges: Tensor, places: list[Tensor], q: Any, c: Tensor, s: Tensor) -> Tensor:
     """Edges of panels for every element of the batch, shape (E, B)."""
     back = biject_to(_support(q)).inv
     rows = [edges.unsqueeze(1).expand(-1, len(c))]
-    for kink in _kinks(q) + _kinks(p):
+    for kink in places:
         place = torch.where(_support(q).check(kink), kink, torch.nan)
         u = back(place).nan_to_num(0.0, 0.0, 0.0)
         rows.append(((u - c.squeeze(-1)) / s.squeeze(-1)).asinh().unsqueeze(0))
     low, high = edges[0], edges[-1]
     return torch.cat(rows).clamp(low, high).sort(0).values
+
+
+def _grades(p: Any) -> list[Tensor]:
+    """Places about the middle of p, at distances that double from a fraction of its width."""
+    if p.event_shape:
+        return []
+    into, centre, spread = _coordinate(p)
+    steps = [0.0, *(sign * 2.0**k for k in range(-3, 50) for sign in (-1, 1))]
+    return [into(centre + step * spread)[0] for step in steps]
 
 
 def _kinks(d: Any) -> list[Tensor]:

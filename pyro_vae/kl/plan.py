@@ -36,7 +36,7 @@ from pyro_vae.kl.finiteness import finiteness
 from pyro_vae.kl.forms import find
 from pyro_vae.kl.lines import line_of
 from pyro_vae.kl.parameters import device_of, prepared, tensors
-from pyro_vae.kl.quadrature import Integral, integral
+from pyro_vae.kl.quadrature import TOLERANCE, Integral, integral
 from pyro_vae.kl.table import same_class
 
 
@@ -53,6 +53,7 @@ class Plan(NamedTuple):
         how: What the value is made of, for people.
         error: Returns the estimate of the error of a quadrature, of shape `batch` (0 where not
             finite); None for closed forms.
+        limit: What is wrong with the value where the error is too large, for people.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Plan(NamedTuple):
     why: Callable[[], str]
     how: str
     error: Callable[[], Tensor] | None = None
+    limit: str = f"has an error above {TOLERANCE:g} (relative)"
 
 
 Reduction = Callable[[Any, Any], "Plan | None"]

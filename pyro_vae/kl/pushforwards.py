@@ -9,7 +9,7 @@ others absorb only scales that are positive constants.
 
 from __future__ import annotations
 
-__all__ = ["elementwise", "fold", "same_map", "unfold"]
+__all__ = ["RECIPROCAL", "affine_of", "elementwise", "fold", "same_map", "unfold"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,11 +28,12 @@ from torch.distributions import Distribution, transforms
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.distributions.transforms import Transform, _InverseTransform
 
-from pyro_vae.distributions import LogitNormal, Sticks
+from pyro_vae.distributions import GEM, LogitNormal, Onto, StickBreaking, Sticks
 from pyro_vae.kl.table import canonical, same_class
 
 _EXP, _SIGMOID = transforms.ExpTransform(), transforms.SigmoidTransform()
-_RECIPROCAL = transforms.PowerTransform(torch.tensor(-1.0))
+RECIPROCAL = transforms.PowerTransform(torch.tensor(-1.0))
+"""The map by which InverseGamma is a Gamma, known by identity: no exponent is ever read."""
 
 Parts = tuple[Any, list[Transform]]
 
@@ -46,12 +47,23 @@ def _logistic(d: LogitRelaxedBernoulli) -> Any:
     return _made(dist.Logistic, d.logits / temperature, 1 / temperature)
 
 
+def _broken(cls: type[Distribution], a: Tensor, b: Tensor) -> Parts:
+    """A simplex broken from independent sticks."""
+    return td.Independent(_made(cls, a, b), 1, validate_args=False), [Sticks()]
+
+
+def _each_stick(d: GEM) -> Tensor:
+    return d.concentration.unsqueeze(-1).expand(*d.batch_shape, d.event_shape[0] - 1)
+
+
 _PARTS: dict[type[Distribution], Callable[[Any], Parts]] = {
     td.TransformedDistribution: lambda d: (d.base_dist, d.transforms),
     td.LogNormal: lambda d: (_made(td.Normal, d.loc, d.scale), [_EXP]),
     LogitNormal: lambda d: (_made(td.Normal, d.loc, d.scale), [_SIGMOID]),
     td.LogisticNormal: lambda d: (d.base_dist, d.transforms),
-    td.InverseGamma: lambda d: (_made(td.Gamma, d.concentration, d.rate), [_RECIPROCAL]),
+    StickBreaking: lambda d: _broken(td.Kumaraswamy, d.concentration1, d.concentration0),
+    GEM: lambda d: _broken(td.Beta, torch.ones_like(_each_stick(d)), _each_stick(d)),
+    td.InverseGamma: lambda d: (_made(td.Gamma, d.concentration, d.rate), [RECIPROCAL]),
     LogitRelaxedBernoulli: lambda d: (_logistic(d), []),
     td.RelaxedBernoulli: lambda d: (d.base_dist, [_SIGMOID]),
     dist.LKJ: lambda d: (d.base_dist, d.transforms),
@@ -123,10 +135,23 @@ def fold(base: Any, maps: Sequence[Transform]) -> Any:
     while rest:
         absorbed = _absorbed(base, rest[0])
         if absorbed is None:
-            return td.TransformedDistribution(base, rest, validate_args=False)
+            return _transformed(base, rest)
         base = absorbed
         rest.pop(0)
     return base
+
+
+def _transformed(base: Any, maps: list[Transform]) -> Any:
+    """What no family absorbs, taken apart as far as the maps leave numbers apart."""
+    needed = max(max(t.domain.event_dim, t.codomain.event_dim) for t in maps)
+    outer = base.reinterpreted_batch_ndims - needed if same_class(base, td.Independent) else 0
+    if outer > 0:
+        inner = base.base_dist
+        if needed:
+            inner = td.Independent(inner, needed, validate_args=False)
+        inner = td.TransformedDistribution(inner, maps, validate_args=False)
+        return td.Independent(inner, outer, validate_args=False)
+    return td.TransformedDistribution(base, maps, validate_args=False)
 
 
 def same_map(a: Any, b: Any) -> bool:
@@ -188,6 +213,8 @@ def _flat(maps: Sequence[Any]) -> list[Transform]:
             flat += _flat(t.parts)
         elif isinstance(t, transforms.IndependentTransform):
             flat += _flat([t.base_transform])
+        elif isinstance(t, Onto):
+            flat += _flat([t.bijection])
         else:
             flat.append(t)
     return flat
@@ -203,15 +230,15 @@ def _absorbed(base: Any, t: Any) -> Any:
     if same_class(base, td.Independent):
         if isinstance(t, LowerCholeskyAffine) and base.reinterpreted_batch_ndims == 1:
             return _correlated(base.base_dist, t)
-        inner = _absorbed(base.base_dist, t) if elementwise([t]) or _affine(t) else None
+        inner = _absorbed(base.base_dist, t) if elementwise([t]) or affine_of(t) else None
         dims = base.reinterpreted_batch_ndims
         return None if inner is None else td.Independent(inner, dims, validate_args=False)
     for cls, kind, family in _NAMED:
         if type(t) is kind and same_class(base, cls):
             return _made(family, *_parameters(base))
-    if t is _RECIPROCAL and same_class(base, td.Gamma):
+    if t is RECIPROCAL and same_class(base, td.Gamma):
         return _made(td.InverseGamma, base.concentration, base.rate)
-    affine = _affine(t)
+    affine = affine_of(t)
     if affine is None:
         return None
     known = _AFFINE.get(canonical(type(base)))
@@ -228,8 +255,19 @@ def _parameters(d: Any) -> tuple[Any, Any]:
     return d.loc, d.scale
 
 
-def _affine(t: Any) -> tuple[Any, Any] | None:
-    """Shift and scale, if `t` is an affine map of numbers or the inverse of one."""
+def affine_of(t: Any) -> tuple[Any, Any] | None:
+    """Return shift and scale of an affine map of numbers, or of the inverse of one.
+
+    Arguments:
+        t: A transform.
+
+    Returns:
+        Both, None if it is no such map.
+
+    Example:
+        >>> affine_of(transforms.AffineTransform(1.0, 2.0).inv)
+        (-0.5, 0.5)
+    """
     if type(t) is transforms.AffineTransform:
         return t.loc, t.scale
     if isinstance(t, _InverseTransform) and type(t._inv) is transforms.AffineTransform:

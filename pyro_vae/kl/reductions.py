@@ -90,7 +90,7 @@ def _point(q: Any, p: Any) -> Plan | None:
     if not same_class(q, dist.Delta):
         return None
     batch = broadcast(q, p)
-    finite = p.support.check(q.v).expand(batch)
+    finite = _hit(p, q.v).expand(batch)
 
     def value() -> Tensor:
         inside = finite.reshape(finite.shape + (1,) * q.event_dim)
@@ -160,7 +160,8 @@ def _relaxed(q: Any, p: Any) -> Plan | None:
         return torch.where(equal, 0.0, torch.inf).double().expand(batch)
 
     how = f"the form of KL({describe(q)} || {describe(p)}) for equal temperatures"
-    return Plan("closed", "pyro_vae", batch, None, value, lambda: "", how, error)
+    limit = "does not hold where temperatures differ, as they do"
+    return Plan("closed", "pyro_vae", batch, None, value, lambda: "", how, error, limit)
 
 
 def _bit(d: Any) -> Any:
@@ -200,6 +201,8 @@ def _registered(q: Any, p: Any) -> bool:
 
 def _simpler(new: Any, old: Any) -> bool:
     new, old = unpack(new)[0], unpack(old)[0]
+    if len(new.event_shape) < len(old.event_shape):
+        return True  # of elements, which were those of an event
     if not same_class(new, td.TransformedDistribution):
         return not same_class(new, old)
     return same_class(old, td.TransformedDistribution) and len(new.transforms) < len(
@@ -317,6 +320,14 @@ def _mixture(q: Any, p: Any) -> Plan | None:
         "kl.bounds(q, p) gives an interval that holds it"
     )
     return Plan("sampled", "none", broadcast(q, p), None, None, lambda: "", how)
+
+
+def _hit(p: Any, point: Tensor) -> Tensor:
+    """Where p is positive at a point, as far as its support tells."""
+    if not same_class(p, dist.Delta):
+        return p.support.check(point)
+    same = point == p.v
+    return same.flatten(same.dim() - p.event_dim).all(-1) if p.event_dim else same
 
 
 def _legal(p: Any, point: Tensor) -> Tensor:

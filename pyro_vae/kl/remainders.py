@@ -22,7 +22,10 @@ __all__ = [
     "log_ratio",
     "mass_excess",
     "rate_excess",
+    "sinh_remainder",
 ]
+
+import math
 
 import torch
 from torch import Tensor
@@ -164,6 +167,27 @@ def rate_excess(a: Tensor, b: Tensor) -> Tensor:
     return mass_excess(a, b, log_ratio(_only(held, b), _only(held, a)))
 
 
+def sinh_remainder(x: Tensor) -> Tensor:
+    """1 - x / sinh x for small x, where it is nearly x^2 / 6.
+
+    Arguments:
+        x: Between -1 and 1.
+
+    Returns:
+        The value.
+
+    Example:
+        >>> round(sinh_remainder(torch.tensor(1e-6).double()).item() * 1e12, 6)
+        0.166667
+    """
+    y = x**2
+    # (sinh x - x) / x^3
+    series = torch.full_like(y, 1 / _ODD_FACTORIALS[-1])
+    for factorial in _ODD_FACTORIALS[-2::-1]:
+        series = 1 / factorial + y * series
+    return y * series / (1 + y * series)
+
+
 def lgamma_remainder(a: Tensor, d: Tensor) -> Tensor:
     """Log Gamma(a + d) - log Gamma(a) - d psi(a).
 
@@ -210,6 +234,8 @@ def lgamma_remainder(a: Tensor, d: Tensor) -> Tensor:
 _FACTORIALS = [2.0]
 for _k in range(3, 21):
     _FACTORIALS.append(_FACTORIALS[-1] * _k)
+
+_ODD_FACTORIALS = [math.factorial(_k) for _k in range(3, 21, 2)]
 
 _NEAR = 0.25
 _SHIFT = 8

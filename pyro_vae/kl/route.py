@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from pyro_vae.kl.parameters import device_of
 from pyro_vae.kl.plan import Plan, plan
-from pyro_vae.kl.quadrature import TOLERANCE, accepted, traced
+from pyro_vae.kl.quadrature import accepted, traced
 
 
 class Route(NamedTuple):
@@ -79,10 +79,7 @@ def route(q: Distribution, p: Distribution, *, with_error: bool = True) -> Route
             good = accepted(torch.where(finite, value, 0.0), error)
         if not bool(good.all()):
             kind = "sampled"
-            reason = (
-                f"{made.how} has an error above {TOLERANCE:g} (relative) in "
-                f"{int((~good).sum())} of {good.numel()} elements"
-            )
+            reason = f"{made.how} {made.limit} in {int((~good).sum())} of {good.numel()} elements"
     if infinite:
         reason += f"; infinite in {infinite} of {finite.numel()} elements: {made.why()}"
     return Route(kind, reason, finite, error, made.source)

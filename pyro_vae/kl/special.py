@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EULER", "exp1", "log_beta", "trigamma"]
+__all__ = ["EULER", "digamma", "exp1", "log_beta", "trigamma"]
 
 import torch
 from torch import Tensor
@@ -26,6 +26,33 @@ def log_beta(a: Tensor, b: Tensor) -> Tensor:
         True
     """
     return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
+def digamma(x: Tensor) -> Tensor:
+    """Psi(x), the derivative of log Gamma, whose own derivatives are right to rounding as well.
+
+    That of `torch.digamma` is `torch.polygamma(1, x)`, only good to 5e-10. Here the argument is
+    shifted by 12 and the asymptotic series of Bernoulli numbers does the rest.
+
+    Arguments:
+        x: Positive.
+
+    Returns:
+        The digamma function.
+
+    Example:
+        >>> round(digamma(torch.tensor(1.0, dtype=torch.float64)).item(), 12)  # - EULER
+        -0.577215664902
+    """
+    shift = 12
+    head = sum((x + n).reciprocal() for n in range(shift))
+    y = x + shift
+    r2 = y.reciprocal() ** 2
+    # B_2 / 2, B_4 / 4, ..., B_12 / 12
+    series = 1 / 12 + r2 * (
+        -1 / 120 + r2 * (1 / 252 + r2 * (-1 / 240 + r2 * (1 / 132 - r2 * (691 / 32760))))
+    )
+    return y.log() - 0.5 / y - r2 * series - head
 
 
 def trigamma(x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 KL(q || p) = -H(q) - E_q[log p], and for most priors -log p is a short combination of
 
-    1, x, x^2, |x - a|, exp(-x / c)        on the line,
-    1, log x, (log x)^2, x^k               on the half-line,
+    1, x, x^2, |x - a|, exp((a - x) / c)   on the line,
+    1, log x, (log x)^2, (x / u)^k         on the half-line,
     x, logit x, (logit x)^2                on the unit interval.
 
 A guide that states its entropy and those expectations (a *row*, a subclass of `Statistics`) is
@@ -57,8 +57,8 @@ class Statistics:
         """E |x - a|."""
         raise NotImplementedError
 
-    def exp_decay(self, c: Tensor) -> Tensor:
-        """E exp(-x / c), c > 0."""
+    def exp_decay(self, a: Tensor, c: Tensor) -> Tensor:
+        """E exp((a - x) / c), c > 0; neither exp(a / c) nor E exp(-x / c) need be a double."""
         raise NotImplementedError
 
     def log(self) -> Tensor:
@@ -69,8 +69,8 @@ class Statistics:
         """E (log x - E log x)^2."""
         raise NotImplementedError
 
-    def power(self, k: Tensor) -> Tensor:
-        """E x^k, k of either sign."""
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
+        """E (x / unit)^k, k of either sign, unit > 0."""
         raise NotImplementedError
 
     def logit(self) -> Tensor:

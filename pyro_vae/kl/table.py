@@ -3,7 +3,8 @@
 Dispatch on inheritance is how a wrong number gets in: a subclass with another density inherits
 its parent's KL. Here a form belongs to exactly the classes it was written for. The only
 identification is that of a Pyro class with the torch class which it wraps without changing the
-density, so that `pyro.distributions.Normal` and `torch.distributions.Normal` are one class.
+density, so that `pyro.distributions.Normal` and `torch.distributions.Normal` are one class, and
+that of a class of this package which draws or scores better than the one whose density it has.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from torch import Tensor
 from torch.distributions import Distribution, register_kl
 from torch.distributions.kl import _KL_REGISTRY
 
+from pyro_vae import distributions as own
+
 Form = Callable[..., Tensor]
 """A function of (q, p) that returns KL(q || p), in nats, of the broadcast batch shape."""
 
@@ -53,10 +56,36 @@ _GENERIC = tuple(
 
 _WATCHERS: list[Callable[[Key, Key], object]] = []
 
-# classes of Pyro's own with the density and the attributes of torch's
+# classes of Pyro's and of this package with the density and the attributes of torch's
 _TWINS: dict[type, type] = {
     InverseGamma: td.InverseGamma,
     dist.OMTMultivariateNormal: td.MultivariateNormal,
+    own.Beta: td.Beta,
+    own.ContinuousBernoulli: td.ContinuousBernoulli,
+    own.Dirichlet: td.Dirichlet,
+    own.Kumaraswamy: td.Kumaraswamy,
+    own.LogisticNormal: td.LogisticNormal,
+    own.Uniform: td.Uniform,
+    own.Cauchy: td.Cauchy,
+    own.Exponential: td.Exponential,
+    own.Gamma: td.Gamma,
+    own.Gumbel: td.Gumbel,
+    own.HalfCauchy: td.HalfCauchy,
+    own.HalfNormal: td.HalfNormal,
+    own.InverseGamma: td.InverseGamma,
+    own.LogNormal: td.LogNormal,
+    own.Logistic: dist.Logistic,
+    own.LowRankMultivariateNormal: td.LowRankMultivariateNormal,
+    own.MultivariateStudentT: dist.MultivariateStudentT,
+    own.ProjectedNormal: dist.ProjectedNormal,
+    own.StudentT: td.StudentT,
+    own.VonMises: td.VonMises,
+    own.Weibull: td.Weibull,
+    own.OneHotCategorical: td.OneHotCategorical,
+    own.RelaxedBernoulli: td.RelaxedBernoulli,
+    own.RelaxedOneHotCategorical: td.RelaxedOneHotCategorical,
+    own.StraightThroughBernoulli: td.Bernoulli,
+    own.StraightThroughOneHotCategorical: td.OneHotCategorical,
 }
 
 

@@ -41,10 +41,21 @@ GUIDES = (
     "beta",
     "logit_normal",
     "dirichlet",
+    "von_mises_fisher",
     "one_hot_categorical",
     "transported",
 )
-PRIORS = ("normal", "laplace", "student_t", "gamma", "beta", "dirichlet", "one_hot_categorical")
+PRIORS = (
+    "normal",
+    "laplace",
+    "student_t",
+    "gamma",
+    "beta",
+    "dirichlet",
+    "spherical_uniform",
+    "von_mises_fisher",
+    "one_hot_categorical",
+)
 LEARNABLE, CARRIED = "learnable_", "transported"
 
 # (features, context, prior) -> conditional; the prior is None when a prior is made
@@ -61,7 +72,8 @@ def members(
             `(features, context) -> conditional`, or to names of registered families. A prior
             whose name begins with `learnable_` is the family with its parameters trained.
         role: "guide" or "prior".
-        categories: Classes in each group of a one-hot family.
+        categories: Classes in each group of a one-hot family, and parts of each group of a
+            family on the simplex, whose draws have shape (features, categories) alike.
 
     Raises:
         TypeError: If a value is neither a name nor a factory.
@@ -120,7 +132,12 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory:
     if "categories" in options:
         options["categories"] = categories
     extra: dict[str, Any] = {**options, **({"learnable": True} if learnable else {})}
-    return lambda features, context, prior: cls(features, context, **extra)
+    groups = space_of(cls.example().support).kind == "simplex" and "categories" not in options
+
+    def made(features: int, context: int, prior: Any) -> Any:
+        return cls((features, categories) if groups else features, context, **extra)
+
+    return made
 
 
 def _transported(features: int, context: int, prior: Any) -> fam.Transported:

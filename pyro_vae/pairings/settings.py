@@ -20,7 +20,7 @@ class Settings:
 
     Arguments:
         latent: Features of a draw of z (groups, for one-hot families).
-        categories: Classes in each group of a one-hot family.
+        categories: Classes in each group of a one-hot family, parts of one on the simplex.
         hidden: Width of the one hidden layer of encoder and decoder.
         epochs: Passes over the training data.
         batch_size: Data in a step.

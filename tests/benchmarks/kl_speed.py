@@ -4,8 +4,10 @@
 
 128 data with 20 latents each, value and gradient with respect to all parameters of both sides, on
 one thread. All ways are measured in turn, again and again, so that whatever else the machine does
-meets all of them; medians are compared. The sampled KL's error is that of the mean over data of
-the KL of a datum: its standard error, from the spread of the log ratio.
+meets all of them; medians are compared. Errors are those of the mean over data of the KL of a
+datum: the sampled KL's is its standard error, from the spread of the log ratio; the exact KL's (in
+float64) is measured, against the quadrature with 4,096 nodes, or where there is no line against
+mpmath on the first data.
 """
 
 import argparse
@@ -14,12 +16,16 @@ import statistics
 import sys
 import time
 
+import mpmath as mp
 import pyro.distributions as dist
 import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
 from pyro_vae import kl
+from pyro_vae.kl.line_pairs import Pair
+from pyro_vae.kl.lines import line_of
+from pyro_vae.kl.quadrature import _sum
 
 DATA, LATENTS = 128, 20
 DRAWS = (1, 10, 100, 1000)
@@ -97,11 +103,47 @@ def _spread(guide, prior):
         return (q.log_prob(x) - p.log_prob(x)).mean(-1).std().item()
 
 
-def _error(guide, prior):
-    """The estimate of the error of the exact value of the same mean."""
+def error(guide, prior):
+    """The mean over data of the measured error of the exact value, in float64."""
     left, right = ([t.detach().double() for t in side] for side in _leaves())
-    value, error = kl.divergence(guide(*left), prior(*right), with_error=True)
-    return max(error.mean().item(), torch.finfo(torch.float64).eps * value.mean().abs().item())
+    q, p = guide(*left), prior(*right)
+    value = kl.divergence(q, p)
+    exact = by_mpmath(q, p) if isinstance(p, dist.MultivariateStudentT) else by_nodes(q, p)
+    return (value[: len(exact)] - exact).abs().mean().item()
+
+
+def by_nodes(q, p, nodes=4096):
+    """The KL of each datum, by the rule with so many nodes for each latent."""
+    batch = torch.Size([DATA, LATENTS])
+    lines = (line_of(d.base_dist).mapped(lambda t, n: t.expand(batch)) for d in (q, p))
+    pair = Pair(*lines, None)
+    parts = [_sum(pair.mapped(lambda t, n, i=i: t[i]), nodes).value for i in range(DATA)]
+    return torch.stack(parts).sum(-1)
+
+
+def by_mpmath(q, p, data=3):
+    """KL of a diagonal Normal and a Student-t of unit scale at 0: one integral, in 30 digits."""
+    found = []
+    with mp.workdps(30):
+        df, d = mp.mpf(p.df.item()), LATENTS
+        for loc, tril in zip(q.loc[:data], q.scale_tril[:data], strict=True):
+            places, scales = (
+                list(map(mp.mpf, loc.tolist())),
+                list(map(mp.mpf, tril.diag().tolist())),
+            )
+
+            def laplace(t, places=places, scales=scales):
+                spread = [1 + 2 * t * s * s / df for s in scales]
+                drop = sum(m * m / w for m, w in zip(places, spread, strict=True)) * t / df
+                return mp.exp(-drop) / mp.sqrt(mp.fprod(spread))
+
+            # E log(1 + Q / df), as log(1 + x) = int (1 - exp(-t x)) exp(-t) / t dt
+            ends = [0, 1e-3, 1e-2, 0.1, 0.5, 1, 2, 4, 8, 16, 32, 80]
+            mean = mp.quad(lambda t: (1 - laplace(t)) * mp.exp(-t) / t, ends)
+            entropy = mp.fsum(mp.log(s) for s in scales) + d * (mp.log(2 * mp.pi) + 1) / 2
+            constant = mp.loggamma((df + d) / 2) - mp.loggamma(df / 2) - d * mp.log(df * mp.pi) / 2
+            found.append(float((df + d) / 2 * mean - constant - entropy))
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def measured(guide, prior, repeats):
@@ -134,7 +176,7 @@ def speed_table(repeats=20, progress=True):
                     name,
                     f"{1000 * exact:.1f} ms",
                     *(f"{time_of[n] / exact:.2g}" for n in DRAWS),
-                    f"{_error(guide, prior):.0e}",
+                    f"{error(guide, prior):.0e}",
                     f"{spread / math.sqrt(draws):.0e}",
                 ]
             )
@@ -142,12 +184,7 @@ def speed_table(repeats=20, progress=True):
         torch.set_num_threads(threads)
     heads = ["guide, prior", "exact", *(f"{n} draws / exact" for n in DRAWS)]
     heads += ["error, exact", "error, sampled in that time"]
-    return tabulate(
-        rows,
-        [*heads, "error, exact", "error, sampled in that time"],
-        "github",
-        disable_numparse=True,
-    )
+    return tabulate(rows, heads, "github", disable_numparse=True)
 
 
 def main():

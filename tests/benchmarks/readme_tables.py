@@ -26,7 +26,7 @@ ROWS = {
     "real line": ("real line",),
     "positive half-line": ("positive half-line",),
     "unit interval, intervals": ("unit interval", "interval"),
-    "circle, sphere": ("circle",),
+    "circle, sphere": ("circle", "sphere"),
     "discrete": (
         "{0, 1}",
         "counts",
@@ -43,7 +43,16 @@ ROWS = {
     ),
 }
 # groups that hold the same families again, or wrappers of them
-AGAIN = ("masks", "points", "probabilities")
+AGAIN = (
+    "masks",
+    "points",
+    "probabilities",
+    "wide scales on the line",
+    "wide scales on the half-line",
+    "wide Paretos",
+    "wide concentrations",
+    "one temperature",
+)
 
 # Read from their sources (TFP c847a41, NumPyro 0b935d4, distrax f51bffc): pairs registered, in
 # the order of ROWS; without wrappers (independent, masked, joint, transformed, point masses) and

@@ -41,8 +41,74 @@ def one_hot(x, logits):
     return categories(x.argmax(-1), logits)
 
 
+def relaxed_bits(x, logits, temperature):
+    logistic = stats.logistic(logits / temperature, 1 / temperature)
+    jacobian = np.log(x) + np.log1p(-x)
+    return (logistic.logpdf(np.log(x) - np.log1p(-x)) - jacobian).sum(-1)
+
+
+def relaxed_one_hot(x, logits, temperature):
+    t, count = temperature[..., None], x.shape[-1]
+    weight = np.logaddexp.reduce(logits - t * np.log(x), axis=-1)
+    parts = (logits - (t + 1) * np.log(x)).sum(-1) - count * weight
+    return (math.lgamma(count) + (count - 1) * np.log(temperature) + parts).sum(-1)
+
+
+def bernoulli(x, logits):
+    return by_elements(stats.bernoulli(probability(logits)), x, mass=True)
+
+
 def probability(logits):
     return 1 / (1 + np.exp(-logits))
+
+
+def kumaraswamy(x, concentration1, concentration0):
+    a, b = concentration1, concentration0
+    return np.log(a * b) + (a - 1) * np.log(x) + (b - 1) * np.log1p(-(x**a))
+
+
+def truncated(x, loc, scale, low, high):
+    ends = ((low - loc) / scale, (high - loc) / scale)
+    return by_elements(stats.truncnorm(*ends, loc, scale), x)
+
+
+def of_sticks(x, log_density):
+    """Three parts broken from two independent sticks, with respect to the first two parts."""
+    sticks = np.stack([x[..., 0], x[..., 1] / (1 - x[..., 0])], -1)
+    return log_density(sticks).sum(-1) - np.log1p(-x[..., 0])
+
+
+def logistic_normal(x, loc, scale):
+    """The logit of stick k lies at loc_k less the logarithm of the number of later parts."""
+
+    def of_stick(v):
+        t = np.log(v / (1 - v))
+        law = stats.norm(loc - np.log([2, 1]), scale)
+        return law.logpdf(t) - np.log(v) - np.log1p(-v)
+
+    return of_sticks(x, of_stick)
+
+
+def wrapped_normal(x, loc, scale):
+    turns = 2 * np.pi * np.arange(-20, 21)[:, None, None]
+    return np.logaddexp.reduce(stats.norm(loc, scale).logpdf(x + turns), axis=0).sum(-1)
+
+
+def projected_normal(x, concentration):
+    """In three dimensions, where the integral over the length is elementary."""
+    along = x @ concentration
+    length = (1 + along**2) * stats.norm.cdf(along) + along * stats.norm.pdf(along)
+    return np.log(length) - (concentration @ concentration - along**2) / 2 - np.log(2 * np.pi)
+
+
+def fisher(x, loc, concentration):
+    k = float(np.squeeze(concentration))
+    return k * (x @ loc) + math.log(k / (4 * math.pi * math.sinh(k)))
+
+
+def power_spherical(x, loc, concentration):
+    k = float(np.squeeze(concentration))
+    return k * np.log1p(x @ loc) + math.log((k + 1) / (4 * math.pi * 2**k))
 
 
 SCALE_TRIL = [[1.0, 0.0, 0.0], [0.5, 2.0, 0.0], [-1.0, 0.3, 0.7]]
@@ -64,6 +130,30 @@ ORACLES = {
         {"df": [3.0, 5.0, 9.0], "loc": LOC, "scale": SPREAD},
         lambda x, df, loc, scale: by_elements(stats.t(df, loc, scale), x),
     ),
+    "cauchy": (
+        {"loc": LOC, "scale": SPREAD},
+        lambda x, loc, scale: by_elements(stats.cauchy(loc, scale), x),
+    ),
+    "logistic": (
+        {"loc": LOC, "scale": SPREAD},
+        lambda x, loc, scale: by_elements(stats.logistic(loc, scale), x),
+    ),
+    "gumbel": (
+        {"loc": LOC, "scale": SPREAD},
+        lambda x, loc, scale: by_elements(stats.gumbel_r(loc, scale), x),
+    ),
+    "low_rank_normal": (
+        {"loc": LOC, "cov_factor": [[1.0], [0.5], [-2.0]], "cov_diag": SPREAD},
+        lambda x, loc, cov_factor, cov_diag: stats.multivariate_normal(
+            loc, cov_factor @ cov_factor.T + np.diag(cov_diag)
+        ).logpdf(x),
+    ),
+    "multivariate_student_t": (
+        {"df": 3.0, "loc": LOC, "scale_tril": SCALE_TRIL},
+        lambda x, df, loc, scale_tril: stats.multivariate_t(
+            loc, scale_tril @ scale_tril.T, float(df)
+        ).logpdf(x),
+    ),
     "full_normal": (
         {"loc": LOC, "scale_tril": SCALE_TRIL},
         lambda x, loc, scale_tril: stats.multivariate_normal(
@@ -73,6 +163,32 @@ ORACLES = {
     "gamma": (
         {"concentration": [0.5, 1.0, 4.0], "rate": SPREAD},
         lambda x, concentration, rate: by_elements(stats.gamma(concentration, scale=1 / rate), x),
+    ),
+    "inverse_gamma": (
+        {"concentration": [0.5, 1.0, 4.0], "rate": SPREAD},
+        lambda x, concentration, rate: by_elements(stats.invgamma(concentration, scale=rate), x),
+    ),
+    "weibull": (
+        {"scale": SPREAD, "concentration": [0.5, 1.0, 4.0]},
+        lambda x, scale, concentration: by_elements(
+            stats.weibull_min(concentration, scale=scale), x
+        ),
+    ),
+    "log_normal": (
+        {"loc": LOC, "scale": SPREAD},
+        lambda x, loc, scale: by_elements(stats.lognorm(scale, scale=np.exp(loc)), x),
+    ),
+    "exponential": (
+        {"rate": SPREAD},
+        lambda x, rate: by_elements(stats.expon(scale=1 / rate), x),
+    ),
+    "half_normal": (
+        {"scale": SPREAD},
+        lambda x, scale: by_elements(stats.halfnorm(scale=scale), x),
+    ),
+    "half_cauchy": (
+        {"scale": SPREAD},
+        lambda x, scale: by_elements(stats.halfcauchy(scale=scale), x),
     ),
     "beta": (
         {"concentration1": [0.5, 1.0, 4.0], "concentration0": [2.0, 1.0, 3.0]},
@@ -88,14 +204,46 @@ ORACLES = {
     ),
     "one_hot_categorical": ({"logits": CLASSES}, one_hot),
     "categorical": ({"logits": CLASSES}, categories),
-    "bernoulli": (
-        {"logits": LOGITS},
-        lambda x, logits: by_elements(stats.bernoulli(probability(logits)), x, mass=True),
-    ),
+    "straight_through_one_hot_categorical": ({"logits": CLASSES}, one_hot),
+    "bernoulli": ({"logits": LOGITS}, bernoulli),
+    "straight_through_bernoulli": ({"logits": LOGITS}, bernoulli),
+    "relaxed_bernoulli": ({"logits": LOGITS, "temperature": SPREAD}, relaxed_bits),
+    "relaxed_one_hot_categorical": ({"logits": CLASSES, "temperature": SPREAD}, relaxed_one_hot),
     "poisson": (
         {"rate": SPREAD},
         lambda x, rate: by_elements(stats.poisson(rate), x, mass=True),
     ),
+    "kumaraswamy": (
+        {"concentration1": [0.5, 1.0, 4.0], "concentration0": [2.0, 1.0, 3.0]},
+        lambda x, **parameters: kumaraswamy(x, **parameters).sum(-1),
+    ),
+    "truncated_normal": (
+        {"loc": LOC, "scale": SPREAD, "low": -1.0, "high": 2.0},
+        truncated,
+    ),
+    "uniform": (
+        {"low": -1.0, "high": 2.0},
+        lambda x, low, high: by_elements(stats.uniform(low, high - low), x),
+    ),
+    "logistic_normal": ({"loc": LOC[:2], "scale": SPREAD[:2]}, logistic_normal),
+    "stick_breaking": (
+        {"concentration1": [0.5, 4.0], "concentration0": [2.0, 3.0]},
+        lambda x, **parameters: of_sticks(x, lambda v: kumaraswamy(v, **parameters)),
+    ),
+    "gem": (
+        {"concentration": 3.0},
+        lambda x, concentration: of_sticks(x, stats.beta(1.0, concentration).logpdf),
+    ),
+    "von_mises": (
+        {"loc": LOC, "concentration": SPREAD},
+        lambda x, loc, concentration: by_elements(stats.vonmises(concentration, loc), x),
+    ),
+    "wrapped_normal": ({"loc": LOC, "scale": SPREAD}, wrapped_normal),
+    "circular_uniform": ({}, lambda x: np.full(len(x), -3 * math.log(2 * math.pi))),
+    "projected_normal": ({"concentration": [0.5, -1.0, 2.0]}, projected_normal),
+    "von_mises_fisher": ({"loc": [0.6, 0.0, 0.8], "concentration": 3.0}, fisher),
+    "power_spherical": ({"loc": [0.6, 0.0, 0.8], "concentration": 3.0}, power_spherical),
+    "spherical_uniform": ({}, lambda x: np.full(len(x), -math.log(4 * math.pi))),
     # takes no parameters of its own; the standard Normal in logit coordinates
     "transported": ({}, lambda x: logit_normal(x, np.zeros(3), np.ones(3))),
 }
@@ -119,10 +267,19 @@ def test_density_is_that_of_scipy(name):
 
 
 @pytest.mark.usefixtures("float64")
-def test_full_normal_flattens_its_features():
-    family = fam.FullNormal((3, 1), loc=LOC, scale_tril=SCALE_TRIL)
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (fam.FullNormal, {"scale_tril": SCALE_TRIL}),
+        (fam.MultivariateStudentT, {"scale_tril": SCALE_TRIL, "df": 3.0}),
+        (fam.LowRankNormal, {"rank": 2, "cov_factor": [[1.0, 0.0], [0.5, 2.0], [-1.0, 0.3]]}),
+    ],
+)
+def test_vectors_flatten_their_features(cls, options):
+    family = cls((3, 1), loc=LOC, **options)
     x = family().sample((20,))
-    flat = fam.FullNormal(3, loc=LOC, scale_tril=SCALE_TRIL)()
+    assert x.shape == (20, 3, 1)
+    flat = cls(3, loc=LOC, **options)()
     torch.testing.assert_close(family().log_prob(x), flat.log_prob(x.reshape(20, 3)))
 
 
@@ -130,9 +287,12 @@ def test_full_normal_flattens_its_features():
 def test_standard_member(cls):
     for name, value in cls.example(3).values().items():
         parameter = cls.spec[name]
-        expected = (
-            torch.eye(3) if parameter.identity else torch.full_like(value, parameter.default)
-        )
+        ones = torch.ones_like(value)
+        if parameter.identity:
+            ones = torch.eye(*value.shape)
+        if parameter.pattern:
+            ones = parameter.pattern(tuple(value.shape))
+        expected = parameter.default * ones
         assert torch.equal(value, expected)
         assert bool(parameter.constraint.check(value).all())
 
@@ -220,6 +380,25 @@ def test_learned_degrees_of_freedom_start_where_told():
     torch.testing.assert_close(family.values()["df"], torch.full((3,), 7.0))
 
 
+def test_degrees_of_freedom_of_vectors_are_one_number():
+    guide = fam.MultivariateStudentT((2, 3), context=4, predict=("df",))
+    d = guide(torch.randn(7, 4))
+    assert d.event_shape == (2, 3)
+    assert d.base_dist.df.shape == (7,)
+    assert fam.MultivariateStudentT(3)().df.shape == ()
+
+
+def test_columns_of_a_low_rank_start_apart_and_off_zero():
+    prior = fam.LowRankNormal(4, rank=2, learnable=True)
+    x = torch.randn(50, 4)
+    before = prior.values()["cov_factor"].detach().clone()
+    assert torch.equal(before, 0.1 * torch.eye(4, 2))
+    (-prior().log_prob(x).mean()).backward()
+    gradient = prior.raw_cov_factor.grad
+    assert bool((gradient != 0).all())
+    assert not torch.allclose(gradient[:, 0], gradient[:, 1])
+
+
 def test_triangle_is_a_bijection_onto_cholesky_factors():
     transform, raw = TriangleToCholesky(), torch.randn(5, 6)
     full = transform(raw)
@@ -245,6 +424,17 @@ ERRORS = {
     "context negative": (lambda: fam.Normal(3, -1), ValueError, "context must be a whole number"),
     "context float": (lambda: fam.Normal(3, 4.0), ValueError, "context must be .* not 4.0"),
     "context bool": (lambda: fam.Normal(3, True), ValueError, "not True"),
+    "rank zero": (
+        lambda: fam.LowRankNormal(3, rank=0),
+        ValueError,
+        "rank must lie between 1 and the number of features, 3, not be 0; FullNormal",
+    ),
+    "rank above features": (
+        lambda: fam.LowRankNormal((2, 2), rank=5),
+        ValueError,
+        "rank must lie between 1 and the number of features, 4, not be 5",
+    ),
+    "rank missing": (lambda: fam.LowRankNormal(3), TypeError, "LowRankNormal needs rank="),
     "option missing": (lambda: fam.Categorical(3), TypeError, "Categorical needs categories="),
     "option not whole": (
         lambda: fam.Categorical(3, categories=2.5),
@@ -371,7 +561,7 @@ ERRORS = {
         lambda: check_pair("z", side(fam.Normal(3)), side(fam.Beta(3))),
         ValueError,
         r"site 'z': a Normal guide \(on the real line\) cannot stand beside a Beta prior \(on the "
-        r"unit interval\): the guide has mass where .*Guides that fit this prior: fam.Beta, "
+        r"unit interval\): the guide has mass where .*Guides that fit this prior: fam.Beta, .*"
         r"fam.LogitNormal.*fam.Transported\(fam.Normal\(\.\.\., context=C\), to=prior\)",
     ),
     "mass and density": (

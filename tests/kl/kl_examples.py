@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 import torch.distributions as td
 
-from pyro_vae.distributions import LogitNormal
+from pyro_vae.distributions import CircularUniform, LogitNormal, WrappedNormal
 
 F64 = torch.float64
 
@@ -60,7 +60,7 @@ DISCRETE = {
 GAUSSIAN = (td.Independent, td.MultivariateNormal, td.LowRankMultivariateNormal)
 # these have their cases in special_cases.py and in same_families.py
 SPECIAL = (dist.MultivariateStudentT, td.Wishart, td.LKJCholesky, td.VonMises)
-SPECIAL += (td.Dirichlet, td.Multinomial)
+SPECIAL += (td.Dirichlet, td.Multinomial, CircularUniform, WrappedNormal, dist.ProjectedNormal)
 STRUCTURAL = {"total_count"}
 
 

@@ -4,6 +4,8 @@ A point is the triple (x, distance to the lower end of the guide's support, dist
 end), each computed by itself, so that nothing is lost at an end; exponents have no bounds here.
 """
 
+import sys
+
 import mpmath as mp
 import numpy as np
 import pyro.distributions as dist
@@ -16,6 +18,11 @@ DIGITS = 30
 
 def _normal(x, d):
     return -((x - d["loc"]) ** 2) / (2 * d["scale"] ** 2) - mp.log(d["scale"] * mp.sqrt(2 * mp.pi))
+
+
+def _folded(x, d):
+    near, far = sorted(_normal(x, {**d, "loc": sign * d["loc"]}) for sign in (1, -1))[::-1]
+    return near + mp.log1p(mp.exp(far - near))
 
 
 def _student(x, d):
@@ -36,7 +43,7 @@ def _asymmetric(x, d):
 
 def _soft_laplace(x, d):
     z = abs(x - d["loc"]) / d["scale"]
-    return mp.log(2 / mp.pi / d["scale"]) - z - mp.log1p(mp.exp(-2 * z))
+    return mp.log(2 / mp.pi / d["scale"]) - z - _softplus(-2 * z)
 
 
 def _logistic(x, d):
@@ -45,12 +52,14 @@ def _logistic(x, d):
 
 
 def _softplus(z):
+    if abs(z) > 1000:  # the exponential of an exponential is beyond mpmath too
+        return max(z, mp.mpf(0))
     return z + mp.log1p(mp.exp(-z)) if z > 0 else mp.log1p(mp.exp(z))
 
 
 def _gumbel(x, d):
     z = (x - d["loc"]) / d["scale"]
-    return -z - mp.exp(-z) - mp.log(d["scale"])
+    return -z - (mp.exp(-z) if z < 1000 else 0) - mp.log(d["scale"])
 
 
 def _gamma(x, d):
@@ -124,6 +133,7 @@ _AT = {
     td.Weibull: lambda x, r, d: _weibull(x, d),
     td.HalfNormal: lambda x, r, d: mp.log(2) + _normal(x, {**d, "loc": 0}),
     td.HalfCauchy: lambda x, r, d: mp.log(2) + _student(x, {**d, "loc": 0, "df": mp.mpf(1)}),
+    dist.FoldedDistribution: lambda x, r, d: _folded(x, d),
     td.Pareto: lambda x, r, d: mp.log(d["alpha"] / x) - d["alpha"] * mp.log(x / d["scale"]),
     td.FisherSnedecor: lambda x, r, d: _fisher(x, d),
     LogitNormal: _logit_normal,
@@ -173,13 +183,7 @@ def divergence(q, p, parameters_q, parameters_p, marks, panel=0.5, order=20):
     of length 0 are kinks.
     """
     with mp.workdps(DIGITS):
-        dq, dp = ({k: mp.mpf(v) for k, v in d.items()} for d in (parameters_q, parameters_p))
-
-        def terms(y):
-            x, rest, slope = _place(q, dq, y)
-            log_q = _AT[q](x, rest, dq)
-            return log_q + slope, log_q - _AT[p](x, rest, dp)
-
+        terms = _terms(q, p, parameters_q, parameters_p)
         centre, scale = (mp.mpf(v) for v in marks[0])
         low, high = (_end(terms, centre, scale, sign) for sign in (-1, 1))
         edges = {low, high}
@@ -205,6 +209,48 @@ def divergence(q, p, parameters_q, parameters_p, marks, panel=0.5, order=20):
                     mass += density
                     value += density * ratio
         return float(value), float(mass)
+
+
+def beyond_float64(q, p, parameters_q, parameters_p, centre, scale):
+    """Whether KL(q || p) exceeds the largest float64, by a lower bound of the integral.
+
+    Around the highest point of q log(q / p), found from the frame (centre, scale) of q, the
+    integrand is at least 1 / e of it over some length, and its negative part is at most 1 / e.
+    """
+    with mp.workdps(DIGITS):
+        terms = _terms(q, p, parameters_q, parameters_p)
+
+        def height(y):
+            log_q, ratio = terms(y)
+            return log_q + mp.log(ratio) if ratio > 0 else -mp.inf
+
+        centre, scale = mp.mpf(centre), mp.mpf(scale)
+        scan = [centre + scale * mp.sinh(mp.mpf(u) / 2) for u in range(-28, 29)]
+        heights = [height(y) for y in scan]
+        best = heights.index(max(heights[1:-1]))
+        low, high = scan[best - 1], scan[best + 1]
+        for _ in range(80):
+            third = (high - low) / 3
+            if height(low + third) < height(high - third):
+                low += third
+            else:
+                high -= third
+        top, length = height(low), scale
+        while min(height(low - length), height(low + length)) < top - 1:
+            length /= 2
+        return bool(top - 1 + mp.log(2 * length) > mp.log(sys.float_info.max))
+
+
+def _terms(q, p, parameters_q, parameters_p):
+    """Log q dx/dy and log(q / p) as functions of the coordinate y of q."""
+    dq, dp = ({k: mp.mpf(v) for k, v in d.items()} for d in (parameters_q, parameters_p))
+
+    def terms(y):
+        x, rest, slope = _place(q, dq, y)
+        log_q = _AT[q](x, rest, dq)
+        return log_q + slope, log_q - _AT[p](x, rest, dp)
+
+    return terms
 
 
 def _end(terms, centre, scale, sign):

@@ -24,34 +24,40 @@ def normal(spread):
     return lambda g, n: spread * torch.randn(n, generator=g, dtype=F64)
 
 
+def signed(g, n):
+    """10^U(-4, 4), of either sign."""
+    return SCALE(g, n) * torch.randn(n, generator=g, dtype=F64).sign()
+
+
 SCALE, SHAPE = log_uniform(-4, 4), log_uniform(-2, 4)
 # class -> parameters; "loc" of the line is in units of the scale in half of the draws
 RANGES = {
     td.Normal: {"loc": normal(3), "scale": SCALE},
-    td.StudentT: {"df": log_uniform(-0.3, 3), "loc": normal(3), "scale": SCALE},
+    td.StudentT: {"df": log_uniform(-1, 4), "loc": normal(3), "scale": SCALE},
     td.Cauchy: {"loc": normal(3), "scale": SCALE},
     td.Laplace: {"loc": normal(3), "scale": SCALE},
-    dist.AsymmetricLaplace: {"loc": normal(3), "scale": SCALE, "asymmetry": log_uniform(-1, 1)},
+    dist.AsymmetricLaplace: {"loc": normal(3), "scale": SCALE, "asymmetry": log_uniform(-2, 2)},
     dist.SoftLaplace: {"loc": normal(3), "scale": SCALE},
     dist.Logistic: {"loc": normal(3), "scale": SCALE},
-    dist.SkewLogistic: {"loc": normal(3), "scale": SCALE, "asymmetry": log_uniform(-1, 1)},
+    dist.SkewLogistic: {"loc": normal(3), "scale": SCALE, "asymmetry": log_uniform(-2, 2)},
     td.Gumbel: {"loc": normal(3), "scale": SCALE},
-    td.LogNormal: {"loc": normal(3), "scale": log_uniform(-4, 1)},
+    td.LogNormal: {"loc": normal(3), "scale": SCALE},
     td.Gamma: {"concentration": SHAPE, "rate": SCALE},
     td.Chi2: {"df": SHAPE},
     td.Exponential: {"rate": SCALE},
     td.InverseGamma: {"concentration": SHAPE, "rate": SCALE},
-    td.Weibull: {"scale": SCALE, "concentration": log_uniform(-1, 4)},
+    td.Weibull: {"scale": SCALE, "concentration": SHAPE},
     td.HalfNormal: {"scale": SCALE},
     td.HalfCauchy: {"scale": SCALE},
+    dist.FoldedDistribution: {"loc": normal(3), "scale": SCALE},
     td.Pareto: {"scale": SCALE, "alpha": SHAPE},
     td.FisherSnedecor: {"df1": SHAPE, "df2": SHAPE},
-    LogitNormal: {"loc": normal(3), "scale": log_uniform(-4, 2)},
+    LogitNormal: {"loc": normal(3), "scale": SCALE},
     td.Beta: {"concentration1": SHAPE, "concentration0": SHAPE},
     td.Kumaraswamy: {"concentration1": SHAPE, "concentration0": SHAPE},
-    td.ContinuousBernoulli: {"logits": normal(30)},
-    td.RelaxedBernoulli: {"temperature": log_uniform(-2, 2), "logits": normal(10)},
-    td.Uniform: {"low": log_uniform(-4, 4), "high": SCALE},
+    td.ContinuousBernoulli: {"logits": signed},
+    td.RelaxedBernoulli: {"temperature": SCALE, "logits": normal(10)},
+    td.Uniform: {"low": SCALE, "high": SCALE},
 }
 
 
@@ -63,13 +69,21 @@ def draw(cls, n, generator):
         values["loc"] = torch.where(near, values["loc"] * values["scale"], values["loc"])
     if cls is td.Uniform:
         values["high"] = values["low"] + values["high"]
+    return build(cls, **values)
+
+
+def build(cls, **values):
+    """A member of a class."""
+    if cls is dist.FoldedDistribution:
+        return cls(td.Normal(**values, validate_args=False), validate_args=False)
     if cls is td.RelaxedBernoulli:
-        return _relaxed(**values)
+        return cls(values["temperature"], logits=values["logits"], validate_args=False)
     return cls(**values, validate_args=False)
 
 
-def _relaxed(temperature, logits):
-    return td.RelaxedBernoulli(temperature, logits=logits, validate_args=False)
+def parameter(d, name):
+    """A parameter of a member of a class."""
+    return getattr(d if hasattr(d, name) else d.base_dist, name)
 
 
 def possible():
@@ -104,4 +118,13 @@ def attempt(q, p):
     return Outcome(value[keep], error[keep], decade[keep], keep)
 
 
-__all__ = ["RANGES", "TOLERANCE", "accepted", "attempt", "draw", "possible"]
+__all__ = [
+    "RANGES",
+    "TOLERANCE",
+    "accepted",
+    "attempt",
+    "build",
+    "draw",
+    "parameter",
+    "possible",
+]

@@ -11,7 +11,13 @@ import torch
 import torch.distributions as td
 from torch.distributions import transforms
 
-from pyro_vae.distributions import LogitNormal, Sticks
+from pyro_vae.distributions import (
+    CircularUniform,
+    LogitNormal,
+    Sticks,
+    VonMises,
+    WrappedNormal,
+)
 
 
 class Case(NamedTuple):
@@ -161,6 +167,33 @@ CASES = {
     "uniform-von_mises": Case(
         lambda a, k, b: (dist.Uniform(-1.0, positive(b)), dist.VonMises(a, positive(k))),
         (V, V, V),
+    ),
+    "von_mises-circular": Case(
+        lambda a, k: (VonMises(a, positive(k)), CircularUniform(a.shape, a.detach())), (V, V)
+    ),
+    "circular-von_mises": Case(
+        lambda a, k: (CircularUniform(a.shape, a.detach()), VonMises(a, positive(k))), (V, V)
+    ),
+    "von_mises-wrapped": Case(
+        lambda a, k, b, s: (VonMises(a, positive(k)), WrappedNormal(b, positive(s))),
+        (V, V, V, V),
+    ),
+    "wrapped-von_mises": Case(
+        lambda b, s, a, k: (WrappedNormal(b, positive(s)), VonMises(a, positive(k))),
+        (V, V, V, V),
+    ),
+    "wrapped-wrapped": Case(
+        lambda a, k, b, s: (WrappedNormal(a, positive(k)), WrappedNormal(b, positive(s))),
+        (V, V, V, V),
+    ),
+    "wrapped-circular": Case(
+        lambda a, s: (WrappedNormal(a, positive(s)), CircularUniform(a.shape, a.detach())), (V, V)
+    ),
+    "circular-wrapped": Case(
+        lambda a, s: (CircularUniform(a.shape, a.detach()), WrappedNormal(a, positive(s))), (V, V)
+    ),
+    "wrapped-uniform": Case(
+        lambda a, s: (WrappedNormal(a, positive(s)), dist.Uniform(-torch.pi, torch.pi)), (V, V)
     ),
     "dirichlet-logistic_normal": Case(
         lambda a, m, s: (dist.Dirichlet(1 + positive(a)), logistic_normal(m, s)), ((4,), M, M)

@@ -22,8 +22,10 @@ from kl_examples import (
 from pyro_vae import kl
 from pyro_vae.kl import forms as kl_forms
 from pyro_vae.kl import statistics, table
-from pyro_vae.kl.finiteness import _contained, _space, _tails, finiteness
+from pyro_vae.kl.ends import space
+from pyro_vae.kl.finiteness import _contained, _tails, finiteness
 from pyro_vae.kl.forms import find
+from pyro_vae.kl.specimens import specimens
 
 
 def served(classes):
@@ -33,6 +35,8 @@ def served(classes):
         for a, b in itertools.product(classes, repeat=2)
         if find(example(a)[0], example(b)[0]) is not None
         and finiteness(example(a)[0], example(b)[0]).defined
+        # a kink inside the interval, which this oracle does not cut: see test_uniform_guides
+        and (a, b) != (td.Uniform, td.Laplace)
     ]
 
 
@@ -91,6 +95,8 @@ def test_the_law_catches_a_wrong_gradient(monkeypatch):
 
 def test_every_registered_class_has_an_example():
     known = {table.canonical(c) for c in (*CONTINUOUS, *DISCRETE, *GAUSSIAN, *SPECIAL)}
+    # or a specimen, which the audit holds against its own oracle
+    known |= {specimen.cls for specimen in specimens()}
     used = {*statistics.rows(), *statistics.columns()}
     for pair in table.forms():
         for key in pair:
@@ -98,14 +104,14 @@ def test_every_registered_class_has_an_example():
     ours = {
         c for c in used if c.__module__.startswith(("torch.", "pyro.", "pyro_vae.distributions."))
     }
-    assert ours <= known, f"no example of {ours - known}; add them to kl_examples.py"
+    assert ours <= known, f"no example of {ours - known}; add them to kl_examples.py or a specimen"
 
 
 def decided_by_tails():
     """The pairs of continuous example classes that tails alone decide."""
     for a, b in itertools.product(CONTINUOUS, repeat=2):
         q, p = example(a, column=True)[0], example(b)[0]
-        if _tails(q, p).decided and _contained(q, p, _space(q), _space(p)) is True:
+        if _tails(q, p).decided and _contained(q, p, space(q), space(p)) is True:
             yield pytest.param(a, b, id=f"{a.__name__}-{b.__name__}")
 
 
@@ -207,11 +213,15 @@ def test_what_is_wrong_in_torch_is_not_used(a, b):
     assert found is None
 
 
-def test_folded_distributions_are_refused():
+def test_folded_distributions_are_not_those_that_are_folded():
     folded = dist.FoldedDistribution(dist.Normal(1.0, 1.0))
-    assert kl.route(folded, dist.HalfNormal(1.0)).kind == "sampled"
-    with pytest.raises(kl.NoExactKL, match=r"FoldedDistribution.*kl\.estimate"):
-        kl.divergence(folded, dist.FoldedDistribution(dist.Normal(0.0, 1.0)))
+    assert kl.route(folded, dist.HalfNormal(1.0)).kind == "quadrature"
+    # that of the Normals, which torch takes, is 1/2
+    other = dist.FoldedDistribution(dist.Normal(0.0, 1.0))
+    mean, std_error, _ = kl.estimate(folded, other, 20_000)
+    value = kl.divergence(folded, other)
+    assert value < 0.2
+    assert (value - mean).abs() < 5 * std_error
 
 
 @pytest.mark.parametrize(

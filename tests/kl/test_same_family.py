@@ -103,10 +103,17 @@ def test_float32_parameters(case):
         value = divergence(case, kept, torch.float32)
         assert value.dtype == torch.float32
         fits = [i for i, e in enumerate(oracle) if e < mp.mpf(10) ** 38]
-        loose = case.name in {"Categorical", "OneHotCategorical", "Multinomial"}
-        # these normalise their logits in float32 before anybody else sees them
-        tolerance = 1e-3 if loose else 1e-6
-        assert relative(value[fits], [oracle[i] for i in fits]) < tolerance
+        given = [oracle[i] for i in fits]
+        if case.name not in {"Categorical", "OneHotCategorical", "Multinomial"}:
+            assert relative(value[fits], given) < 1e-6
+            continue
+        # these normalise their logits in float32 before anybody else sees them, and what they
+        # keep is what they are: normalised anew in float64 it loses nothing further
+        stored = [case.build(*tensors(kept, side, torch.float32)).logits for side in (0, 1)]
+        seen = list(zip(*(t.double().tolist() for t in stored), strict=True))
+        assert relative(value[fits], exact(case, seen)) < 1e-6
+        # rounding of logits, up to 1e-6, is no small part of a step of 0.04
+        assert relative(value[fits], given) < 1e-4
 
 
 @SMOOTH

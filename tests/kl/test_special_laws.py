@@ -8,6 +8,7 @@ from special_cases import CASES, mvt, parameters
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import kl
+from pyro_vae.distributions import WrappedNormal
 
 EACH = pytest.mark.parametrize("name", list(CASES))
 CAPTURABLE = pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.capturable])
@@ -124,7 +125,7 @@ def test_exactly_zero_with_zero_gradient_where_q_is_p(name):
 
 
 def test_special_classes_are_all_in_the_cases():
-    special = {dist.MultivariateStudentT, td.Wishart, td.LKJCholesky, td.VonMises}
+    special = {dist.MultivariateStudentT, td.Wishart, td.LKJCholesky, td.VonMises, WrappedNormal}
     registered = {
         pair
         for pair in kl.table.forms()

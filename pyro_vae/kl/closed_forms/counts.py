@@ -23,7 +23,6 @@ import torch
 import torch.distributions as td
 from pyro.distributions import BetaBinomial, GammaPoisson, ZeroInflatedPoisson
 from torch import Tensor
-from torch.special import digamma
 
 from pyro_vae.kl.closed_forms.discrete import Chances, bernoulli, chances
 from pyro_vae.kl.remainders import (
@@ -32,6 +31,7 @@ from pyro_vae.kl.remainders import (
     mass_excess,
     rate_excess,
 )
+from pyro_vae.kl.special import digamma
 from pyro_vae.kl.table import register
 
 

@@ -16,10 +16,9 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 from torch.nn.functional import softplus
-from torch.special import digamma
 
 from pyro_vae.kl.closed_forms.continuous_bernoulli import log_partition
-from pyro_vae.kl.special import EULER, exp1, log_beta, trigamma
+from pyro_vae.kl.special import EULER, digamma, exp1, log_beta, trigamma
 from pyro_vae.kl.statistics import Statistics, row
 
 _HALF_LOG_2PI_E = 0.5 * math.log(2 * math.pi * math.e)
@@ -36,17 +35,14 @@ class _Normal(Statistics):
     def mean(self) -> Tensor:
         return self.q.loc
 
-    def variance(self) -> Tensor:
-        return self.q.scale**2
-
     def abs_deviation(self, a: Tensor) -> Tensor:
         delta, s = self.q.loc - a, self.q.scale
         d = delta / s
         peak = math.sqrt(2 / math.pi) * s * (-0.5 * d**2).exp()
         return peak + delta * torch.erf(d / math.sqrt(2))
 
-    def exp_decay(self, c: Tensor) -> Tensor:
-        return (-self.q.loc / c + 0.5 * (self.q.scale / c) ** 2).exp()
+    def exp_decay(self, a: Tensor, c: Tensor) -> Tensor:
+        return ((a - self.q.loc) / c + 0.5 * (self.q.scale / c) ** 2).exp()
 
 
 @row(td.Laplace)
@@ -62,13 +58,9 @@ class _Laplace(Statistics):
     def variance(self) -> Tensor:
         return 2 * self.q.scale**2
 
-    def abs_deviation(self, a: Tensor) -> Tensor:
-        d = (self.q.loc - a).abs()
-        return d + self.q.scale * (-d / self.q.scale).exp()
-
-    def exp_decay(self, c: Tensor) -> Tensor:
+    def exp_decay(self, a: Tensor, c: Tensor) -> Tensor:
         ratio = self.q.scale / c
-        return self.where(ratio < 1, (-self.q.loc / c).exp() / (1 - ratio**2))
+        return self.where(ratio < 1, ((a - self.q.loc) / c).exp() / (1 - ratio**2))
 
 
 @row(dist.Logistic)
@@ -88,9 +80,9 @@ class _Logistic(Statistics):
         d = (self.q.loc - a) / self.q.scale
         return self.q.scale * (softplus(d) + softplus(-d))
 
-    def exp_decay(self, c: Tensor) -> Tensor:
+    def exp_decay(self, a: Tensor, c: Tensor) -> Tensor:
         ratio = self.q.scale / c
-        return self.where(ratio < 1, (-self.q.loc / c).exp() / torch.sinc(ratio))
+        return self.where(ratio < 1, ((a - self.q.loc) / c).exp() / torch.sinc(ratio))
 
 
 @row(td.Gumbel)
@@ -108,11 +100,9 @@ class _Gumbel(Statistics):
 
     def abs_deviation(self, a: Tensor) -> Tensor:
         d = (self.q.loc - a) / self.q.scale
-        # beyond d = 6 the integral is below 1e-178
-        return self.q.scale * (EULER + d + 2 * exp1(d.clamp(max=6).exp()))
-
-    def exp_decay(self, c: Tensor) -> Tensor:
-        return (-self.q.loc / c + torch.lgamma(1 + self.q.scale / c)).exp()
+        # beyond d = 6 the integral E_1 is below 1e-178, and before -37 it is -EULER - d
+        middle = EULER + d + 2 * exp1(d.clamp(min=-37, max=6).exp())
+        return self.q.scale * torch.where(d < -37, -EULER - d, middle)
 
 
 @row(td.StudentT)
@@ -153,8 +143,8 @@ class _Gamma(Statistics):
     def variance(self) -> Tensor:
         return self.shape / self.q.rate**2
 
-    def exp_decay(self, c: Tensor) -> Tensor:
-        return (-self.shape * (1 / (self.q.rate * c)).log1p()).exp()
+    def exp_decay(self, a: Tensor, c: Tensor) -> Tensor:
+        return (a / c - self.shape * (1 / (self.q.rate * c)).log1p()).exp()
 
     def log(self) -> Tensor:
         return digamma(self.shape) - self.q.rate.log()
@@ -162,9 +152,9 @@ class _Gamma(Statistics):
     def log_variance(self) -> Tensor:
         return trigamma(self.shape)
 
-    def power(self, k: Tensor) -> Tensor:
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
         a = self.shape
-        value = torch.lgamma(a + k) - torch.lgamma(a) - k * self.q.rate.log()
+        value = torch.lgamma(a + k) - torch.lgamma(a) - k * (self.q.rate * unit).log()
         return self.where(a + k > 0, value.exp())
 
 
@@ -204,9 +194,9 @@ class _InverseGamma(Statistics):
     def log_variance(self) -> Tensor:
         return trigamma(self.q.concentration)
 
-    def power(self, k: Tensor) -> Tensor:
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
         a = self.q.concentration
-        value = torch.lgamma(a - k) - torch.lgamma(a) + k * self.q.rate.log()
+        value = torch.lgamma(a - k) - torch.lgamma(a) + k * (self.q.rate / unit).log()
         return self.where(a > k, value.exp())
 
 
@@ -226,11 +216,8 @@ class _LogNormal(Statistics):
     def log(self) -> Tensor:
         return self.q.loc
 
-    def log_variance(self) -> Tensor:
-        return self.q.scale**2
-
-    def power(self, k: Tensor) -> Tensor:
-        return (k * self.q.loc + (k * self.q.scale) ** 2 / 2).exp()
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
+        return (k * (self.q.loc - unit.log()) + (k * self.q.scale) ** 2 / 2).exp()
 
 
 @row(td.Weibull)
@@ -242,7 +229,8 @@ class _Weibull(Statistics):
         return EULER * (1 - 1 / k) + self.q.scale.log() - k.log() + 1
 
     def mean(self) -> Tensor:
-        return self.power(torch.ones_like(self.q.scale))
+        one = torch.ones_like(self.q.scale)
+        return self.power(one, one)
 
     def variance(self) -> Tensor:
         # the difference of logarithms keeps the digits that a difference of moments loses
@@ -256,9 +244,9 @@ class _Weibull(Statistics):
     def log_variance(self) -> Tensor:
         return math.pi**2 / 6 / self.q.concentration**2
 
-    def power(self, k: Tensor) -> Tensor:
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
         r = k / self.q.concentration
-        return self.where(r > -1, (k * self.q.scale.log() + torch.lgamma(1 + r)).exp())
+        return self.where(r > -1, (k * (self.q.scale / unit).log() + torch.lgamma(1 + r)).exp())
 
 
 @row(td.HalfNormal)
@@ -274,8 +262,8 @@ class _HalfNormal(Statistics):
     def variance(self) -> Tensor:
         return (1 - 2 / math.pi) * self.q.scale**2
 
-    def exp_decay(self, c: Tensor) -> Tensor:
-        return torch.special.erfcx(self.q.scale / c / math.sqrt(2))
+    def exp_decay(self, a: Tensor, c: Tensor) -> Tensor:
+        return (a / c).exp() * torch.special.erfcx(self.q.scale / c / math.sqrt(2))
 
     def log(self) -> Tensor:
         return self.q.scale.log() - (EULER + math.log(2)) / 2
@@ -283,9 +271,9 @@ class _HalfNormal(Statistics):
     def log_variance(self) -> Tensor:
         return torch.full_like(self.q.scale, math.pi**2 / 8)
 
-    def power(self, k: Tensor) -> Tensor:
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
         half = (1 + k) / 2
-        value = k * (self.q.scale.log() + math.log(2) / 2) + torch.lgamma(half)
+        value = k * ((self.q.scale / unit).log() + math.log(2) / 2) + torch.lgamma(half)
         return self.where(half > 0, value.exp() / math.sqrt(math.pi))
 
 
@@ -302,8 +290,8 @@ class _HalfCauchy(Statistics):
     def log_variance(self) -> Tensor:
         return torch.full_like(self.q.scale, math.pi**2 / 4)
 
-    def power(self, k: Tensor) -> Tensor:
-        value = (k * self.q.scale.log()).exp() / torch.cos(math.pi / 2 * k)
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
+        value = (k * (self.q.scale / unit).log()).exp() / torch.cos(math.pi / 2 * k)
         return self.where(k.abs() < 1, value)
 
 
@@ -315,7 +303,8 @@ class _Pareto(Statistics):
         return self.q.scale.log() - self.q.alpha.log() + 1 / self.q.alpha + 1
 
     def mean(self) -> Tensor:
-        return self.power(torch.ones_like(self.q.scale))
+        one = torch.ones_like(self.q.scale)
+        return self.power(one, one)
 
     def variance(self) -> Tensor:
         alpha = self.q.alpha
@@ -328,9 +317,9 @@ class _Pareto(Statistics):
     def log_variance(self) -> Tensor:
         return self.q.alpha**-2
 
-    def power(self, k: Tensor) -> Tensor:
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
         alpha = self.q.alpha
-        value = (k * self.q.scale.log()).exp() * alpha / (alpha - k)
+        value = (k * (self.q.scale / unit).log()).exp() * alpha / (alpha - k)
         return self.where(alpha > k, value)
 
 
@@ -359,9 +348,10 @@ class _Beta(Statistics):
         a, b = self.q.concentration1, self.q.concentration0
         return trigamma(a) - trigamma(a + b)
 
-    def power(self, k: Tensor) -> Tensor:
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
         a, b = self.q.concentration1, self.q.concentration0
-        return self.where(a + k > 0, (log_beta(a + k, b) - log_beta(a, b)).exp())
+        value = log_beta(a + k, b) - log_beta(a, b) - k * unit.log()
+        return self.where(a + k > 0, value.exp())
 
     def logit(self) -> Tensor:
         return digamma(self.q.concentration1) - digamma(self.q.concentration0)
@@ -379,10 +369,12 @@ class _Kumaraswamy(Statistics):
         return 1 - 1 / b + (1 - 1 / a) * (digamma(b + 1) + EULER) - a.log() - b.log()
 
     def mean(self) -> Tensor:
-        return self.power(torch.ones_like(self.q.concentration1))
+        one = torch.ones_like(self.q.concentration1)
+        return self.power(one, one)
 
     def variance(self) -> Tensor:
-        return self.power(torch.full_like(self.q.concentration1, 2.0)) - self.mean() ** 2
+        one = torch.ones_like(self.q.concentration1)
+        return self.power(2 * one, one) - self.mean() ** 2
 
     def log(self) -> Tensor:
         return -(digamma(self.q.concentration0 + 1) + EULER) / self.q.concentration1
@@ -391,10 +383,10 @@ class _Kumaraswamy(Statistics):
         tail = trigamma(self.q.concentration0 + 1)
         return (math.pi**2 / 6 - tail) / self.q.concentration1**2
 
-    def power(self, k: Tensor) -> Tensor:
+    def power(self, k: Tensor, unit: Tensor) -> Tensor:
         r = 1 + k / self.q.concentration1
         b = self.q.concentration0
-        return self.where(r > 0, b * log_beta(r, b).exp())
+        return self.where(r > 0, b * (log_beta(r, b) - k * unit.log()).exp())
 
 
 @row(td.ContinuousBernoulli)

@@ -9,16 +9,16 @@ from __future__ import annotations
 __all__ = ["entropy"]
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributions as td
 from pyro.distributions import MultivariateStudentT
 from torch import Tensor
-from torch.special import digamma
 
 from pyro_vae.kl.closed_forms.frullani import log_quadratic, student_log_quadratic
 from pyro_vae.kl.remainders import lgamma_remainder, log_ratio
+from pyro_vae.kl.special import digamma
 from pyro_vae.kl.table import register
 
 Gaussian = td.MultivariateNormal | td.LowRankMultivariateNormal
@@ -98,7 +98,7 @@ def _gaussian(q: MultivariateStudentT, p: Gaussian) -> Tensor:
 
 
 @register(MultivariateStudentT, MultivariateStudentT)
-def _same(q: MultivariateStudentT, p: MultivariateStudentT) -> Tensor:
+def _same(q: MultivariateStudentT | _Vector, p: MultivariateStudentT | _Vector) -> Tensor:
     """One integral (Frullani, mixed over the scale of q) in any dimension, for any pair.
 
     log |L_p| - log |L_q| + (D / 2) log(df_p / df_q) + R(df_q / 2) - R((df_q + D) / 2)
@@ -119,14 +119,19 @@ def _same(q: MultivariateStudentT, p: MultivariateStudentT) -> Tensor:
 @register(td.StudentT, td.StudentT)
 def _univariate(q: td.StudentT, p: td.StudentT) -> Tensor:
     """The same in one dimension."""
-    one, other = (
-        MultivariateStudentT(d.df, d.loc[..., None], d.scale[..., None, None], validate_args=False)
-        for d in (q, p)
-    )
+    one, other = (_Vector(d.df, d.loc[..., None], d.scale[..., None, None]) for d in (q, p))
     return _same(one, other)
 
 
-def _whitened(loc: Tensor, tril: Any, p: MultivariateStudentT) -> tuple[Tensor, Tensor]:
+class _Vector(NamedTuple):
+    """What the form reads; Pyro's class builds a Chi2 that checks values, which no graph can."""
+
+    df: Tensor
+    loc: Tensor
+    scale_tril: Tensor
+
+
+def _whitened(loc: Tensor, tril: Any, p: MultivariateStudentT | _Vector) -> tuple[Tensor, Tensor]:
     """L_p^-1 tril and L_p^-1 (loc - loc_p); the difference of equal factors is exactly 0."""
     lower: Any = p.scale_tril
     identity = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)

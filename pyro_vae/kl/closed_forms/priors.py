@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae.distributions import LogitNormal
 from pyro_vae.kl.closed_forms.continuous_bernoulli import log_partition
+from pyro_vae.kl.special import log_beta
 from pyro_vae.kl.statistics import Statistics, column
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -36,8 +37,15 @@ def _laplace(p: td.Laplace, q: Statistics) -> Tensor:
 @column(td.Gumbel, needs=("mean", "exp_decay"))
 def _gumbel(p: td.Gumbel, q: Statistics) -> Tensor:
     """Cross-entropy log c + (E x - a) / c + exp(a / c) E exp(-x / c)."""
-    growth = (p.loc / p.scale).exp() * q.exp_decay(p.scale)
+    growth = q.exp_decay(p.loc, p.scale)
     return p.scale.log() + (q.mean() - p.loc) / p.scale + growth
+
+
+@column(td.Beta, needs=("log", "logit"))
+def _beta(p: td.Beta, q: Statistics) -> Tensor:
+    """Log B(a, b) - (a - 1) E log x - (b - 1) E log(1 - x)."""
+    a, b = p.concentration1, p.concentration0
+    return log_beta(a, b) - (a - 1) * q.log() - (b - 1) * (q.log() - q.logit())
 
 
 @column(td.Gamma, needs=("log", "mean"))
@@ -60,8 +68,8 @@ def _exponential(p: td.Exponential, q: Statistics) -> Tensor:
 def _inverse_gamma(p: td.InverseGamma, q: Statistics) -> Tensor:
     """Cross-entropy log Gamma(c) - c log e + (c + 1) E log x + e E 1/x."""
     c, rate = p.concentration, p.rate
-    inverse = q.power(-torch.ones_like(rate))
-    return torch.lgamma(c) - c * rate.log() + (c + 1) * q.log() + rate * inverse
+    inverse = q.power(-torch.ones_like(rate), rate)
+    return torch.lgamma(c) - c * rate.log() + (c + 1) * q.log() + inverse
 
 
 @column(td.LogNormal, needs=("log", "log_variance"))
@@ -73,9 +81,8 @@ def _log_normal(p: td.LogNormal, q: Statistics) -> Tensor:
 @column(td.Weibull, needs=("log", "power"))
 def _weibull(p: td.Weibull, q: Statistics) -> Tensor:
     """-log k + k log l - (k - 1) E log x + E x^k / l^k."""
-    k, log_scale = p.concentration, p.scale.log()
-    growth = (-k * log_scale).exp() * q.power(k)
-    return k * log_scale - k.log() - (k - 1) * q.log() + growth
+    k = p.concentration
+    return k * p.scale.log() - k.log() - (k - 1) * q.log() + q.power(k, p.scale)
 
 
 @column(td.HalfNormal, needs=("mean", "variance"))

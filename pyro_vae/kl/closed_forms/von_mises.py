@@ -5,7 +5,8 @@ With A = I_1 / I_0, the mean of cos(x - m), and D the angle between the two mean
     KL(q || p) = log I_0(k_p) - log I_0(k_q) - (k_p - k_q) A(k_q) + 2 k_p A(k_q) sin^2(D / 2).
 
 The first three terms are what log I_0 leaves beyond its tangent, so they are the integral of
-(k_p - k) A'(k) from k_q to k_p: taken over log k by Gauss's rule they neither cancel nor overflow.
+(k_p - k) A'(k) from k_q to k_p: taken over log k by Gauss's rule they do not cancel where k_p is
+near k_q. Elsewhere they are computed as they stand.
 
 Source: Directional statistics (K. V. Mardia, P. E. Jupp, 2000) for the density and A.
 """
@@ -46,9 +47,8 @@ def mean_cosine(k: Tensor) -> Tensor:
         >>> round(mean_cosine(torch.tensor(1.0, dtype=torch.float64)).item(), 12)
         0.446389965897
     """
-    far, near, y = _split(k)
-    s, s1, _ = _series(y)
-    large = 1 - y / 2 - y**2 * s1 / s
+    far, near, _ = _split(k)
+    large = 1 - _shortfall(torch.where(far, k, _FAR))
     return torch.where(far, large, torch.special.i1e(near) / torch.special.i0e(near))
 
 
@@ -86,6 +86,9 @@ def _same(q: td.VonMises, p: td.VonMises) -> Tensor:
     # k_p - k and dk, both proportional to the gap, which therefore appears squared
     rest = k * torch.expm1((1 - share) * gap)
     remainder = (weight * rest * mean_cosine_slope(k) * k).sum(0) * gap
+    ratio = (torch.special.i0e(end) / torch.special.i0e(start)).log()
+    plain = ratio + (end - start) * _shortfall(start)
+    remainder = torch.where(gap.abs() > 1, plain, remainder)
     turn = 2 * torch.sin((q.loc - p.loc) / 2) ** 2
     return remainder + end * mean_cosine(start) * turn
 
@@ -107,6 +110,14 @@ def _arc(q: td.Uniform, p: td.VonMises) -> Tensor:
     cosine = torch.cos(middle - p.loc) * torch.sinc(half / math.pi)
     log_i0 = torch.special.i0e(k).log()
     return math.log(math.pi) + log_i0 + k * (1 - cosine) - half.log()
+
+
+def _shortfall(k: Tensor) -> Tensor:
+    """1 - A(k)."""
+    far, near, y = _split(k)
+    s, s1, _ = _series(y)
+    large = y / 2 + y**2 * s1 / s
+    return torch.where(far, large, 1 - torch.special.i1e(near) / torch.special.i0e(near))
 
 
 def _split(k: Tensor) -> tuple[Tensor, Tensor, Tensor]:

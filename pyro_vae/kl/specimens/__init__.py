@@ -12,6 +12,13 @@ from pyro_vae.kl.specimens import lines as lines  # isort: skip
 from pyro_vae.kl.specimens import masses as masses  # isort: skip
 from pyro_vae.kl.specimens import vectors as vectors  # isort: skip
 from pyro_vae.kl.specimens import apart as apart  # isort: skip
+from pyro_vae.kl.specimens import circles as circles  # isort: skip
+from pyro_vae.kl.specimens import projected as projected  # isort: skip
+from pyro_vae.kl.specimens import relaxed as relaxed  # isort: skip
+from pyro_vae.kl.specimens import interval as interval  # isort: skip
+from pyro_vae.kl.specimens import simplex as simplex  # isort: skip
+from pyro_vae.kl.specimens import spheres as spheres  # isort: skip
+from pyro_vae.kl.specimens import wide as wide  # isort: skip
 from pyro_vae.kl.specimens.shelf import SETTINGS, Specimen, add, build, specimens
 
 __all__ = ["SETTINGS", "Specimen", "add", "build", "specimens"]

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch.distributions as td
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from pyro_vae.distributions import RelaxedOneHotCategorical
 from pyro_vae.kl.specimens.lines import LINES
 from pyro_vae.kl.specimens.makers import counted, draws, fixed, masked, plain, wishart
 from pyro_vae.kl.specimens.settings import CLASSES, ORDER, REAL, UNIT
@@ -23,6 +24,15 @@ _APART: list[tuple[str, Row]] = [
             "simplex",
             plain(ExpRelaxedCategorical, temperature=0.75),
             {"logits": CLASSES},
+        ),
+    ),
+    (
+        "one temperature",
+        (
+            "RelaxedOneHotCategorical of one temperature",
+            "simplex",
+            plain(RelaxedOneHotCategorical),
+            {"temperature": [0.75] * 4, "logits": CLASSES},
         ),
     ),
     (
@@ -67,7 +77,7 @@ _APART: list[tuple[str, Row]] = [
             "VonMises",
             "circle",
             plain(td.VonMises),
-            {"loc": [0.25, -1.5, -1.5, 3.0], "concentration": [0.5, 30.0, 26.0, 9.0]},
+            {"loc": [0.25, -1.5, -1.5, 3.0], "concentration": [0.5, 30.0, 26.0, 12.0]},
         ),
     ),
     (

@@ -183,7 +183,7 @@ LINES: list[Row] = [
         "Uniform",
         "interval",
         plain(td.Uniform),
-        {"low": [-1.0, -0.5, 0.125, 0.25], "high": [2.0, 1.5, 0.875, 0.75]},
+        {"low": [-1.0, -0.5, 0.125, 0.25], "high": [2.0, 1.5, 0.875, 0.625]},
     ),
     ("Uniform on (0, 1)", UNIT, fixed(td.Uniform, 0.0, 1.0), {}),
     (

@@ -1,0 +1,175 @@
+"""Draws with their gradient on the sphere: ours beside other samplers, and beside the floor.
+
+The floor is what any sampler needs once the height of the point is given: noise, its part at right
+angles to the axis, the sum of both, and the gradient of that. A row with one concentration for
+each draw is the amortised case; one concentration for all draws is the other.
+
+    python tests/benchmarks/spheres_speed.py [--von-mises-fisher PATH] [--power-spherical PATH]
+
+The paths are those of checkouts of the implementations of De Cao and others, which are imported
+from there (or from what is installed); without them their columns are empty.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+from tabulate import tabulate
+from torch.distributions import Dirichlet, VonMises
+from torch.nn.functional import normalize
+from tqdm.auto import tqdm
+
+from pyro_vae.distributions import PowerSpherical, VonMisesFisher
+from pyro_vae.distributions.axial import _Draw
+
+DIMS, DRAWS = (3, 16, 64, 256), (100, 1_000, 10_000, 100_000)
+# memory of the largest case: leave out what would take minutes
+MOST = 7_000_000
+
+
+def inputs(dim, draws, shared):
+    g = torch.Generator().manual_seed(0)
+    loc = normalize(torch.randn(1 if shared else draws, dim, generator=g), dim=-1)
+    k = dim * (0.5 + torch.rand(1 if shared else draws, generator=g))
+    return loc.requires_grad_(), k.requires_grad_(), torch.randn(draws, dim, generator=g)
+
+
+def ours(cls):
+    def draw(loc, k, shape):
+        return cls(loc, k, validate_args=False).rsample(shape).squeeze(-2 if shape else ())
+
+    return draw
+
+
+def floor(loc, k, shape):
+    """The height is given: nothing of the marginal is computed."""
+    draws = shape[0] if shape else len(loc)
+    h = torch.full((draws,), 0.3, dtype=torch.float64)
+    loc = loc.expand(draws, -1)
+    return _Draw.apply(loc, k.expand(draws), h, h, torch.randn(loc.shape))
+
+
+def known_fisher(cls):
+    def draw(loc, k, shape):
+        return (
+            cls(loc, k.unsqueeze(-1), validate_args=False)
+            .rsample(torch.Size(shape))
+            .squeeze(1 if shape else ())
+        )
+
+    return draw
+
+
+def known_power(cls):
+    def draw(loc, k, shape):
+        return cls(loc, k, validate_args=False).rsample(shape).squeeze(1 if shape else ())
+
+    return draw
+
+
+def dirichlet(loc, k, shape):
+    """torch's own sampler of a vector, as a yardstick."""
+    concentration = loc.square() * k.unsqueeze(-1) + 0.5
+    return Dirichlet(concentration, validate_args=False).rsample(shape).squeeze(1 if shape else ())
+
+
+def timed(draw, dim, draws, shared):
+    loc, k, weight = inputs(dim, draws, shared)
+    begin = time.thread_time()
+    x = draw(loc, k, (draws,) if shared else ())
+    torch.autograd.grad((x * weight).sum(), [loc, k], allow_unused=True)
+    return time.thread_time() - begin
+
+
+def medians(ways, dim, draws, shared, repeats):
+    times = {name: [] for name in ways}
+    for turn in range(repeats + 2):
+        for name, draw in ways.items():
+            taken = timed(draw, dim, draws, shared)
+            if turn > 1:  # two turns to warm up
+                times[name].append(taken)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def circle(draws, repeats):
+    """Ours for m = 2 against torch's VonMises, which has no gradient: seconds of each."""
+    loc, k, _ = inputs(2, draws, False)
+    k = k.detach()
+    ways = {
+        "ours": lambda: VonMisesFisher(loc.detach(), k, validate_args=False).sample(),
+        "torch": lambda: VonMises(0.0 * k, k, validate_args=False).sample(),
+    }
+    times = {name: [] for name in ways}
+    for turn in range(repeats + 2):
+        for name, way in ways.items():
+            begin = time.thread_time()
+            way()
+            if turn > 1:
+                times[name].append(time.thread_time() - begin)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def found(path, module, cls):
+    """A class of somebody else's, or None."""
+    if path:
+        sys.path.insert(0, path)
+    return getattr(import_module(module), cls) if find_spec(module.partition(".")[0]) else None
+
+
+def speed_table(fisher=None, power=None, repeats=9, most=MOST):
+    """Times and ratios, as Markdown; every ratio is that of the other's time to ours."""
+    ways = {"ours": ours(VonMisesFisher), "floor": floor}
+    ways |= {"ours, power": ours(PowerSpherical), "dirichlet": dirichlet}
+    ways |= {} if fisher is None else {"known": known_fisher(fisher)}
+    ways |= {} if power is None else {"known, power": known_power(power)}
+    rows = []
+    cases = [(d, n, s) for s in (False, True) for d in DIMS for n in DRAWS if d * n <= most]
+    for dim, draws, shared in tqdm(cases, file=sys.stderr):
+        t = medians(ways, dim, draws, shared, repeats if draws < 100_000 else min(repeats, 5))
+        rows.append(
+            [
+                "shared" if shared else "one a draw",
+                dim,
+                f"{draws:,}",
+                f"{1e6 * t['ours'] / draws:.2f}",
+                *(f"{t[n] / t['ours']:.2f}" if n in t else "" for n in ("known", "dirichlet")),
+                f"{t['ours'] / t['floor']:.2f}",
+                f"{t['known, power'] / t['ours, power']:.2f}" if power else "",
+                f"{t['ours, power'] / t['floor']:.2f}",
+            ]
+        )
+    heads = ["concentration", "m", "draws", "us a draw", "known / ours", "Dirichlet / ours"]
+    heads += ["ours / floor", "power: known / ours", "power: ours / floor"]
+    table = tabulate(rows, heads, "github", disable_numparse=True)
+    on_circle = [(n, circle(n, repeats)) for n in DRAWS]
+    lines = [
+        f"m = 2, {n:,} draws: torch / ours = {t['torch'] / t['ours']:.2f}" for n, t in on_circle
+    ]
+    return "\n".join([table, "", *lines])
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--von-mises-fisher", help="a checkout with `hyperspherical_vae`")
+    parser.add_argument("--power-spherical", help="a checkout with `power_spherical`")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--most", type=int, default=MOST, help="draws times m of a case, at most")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    fisher = found(
+        given.von_mises_fisher,
+        "hyperspherical_vae.distributions.von_mises_fisher",
+        "VonMisesFisher",
+    )
+    power = found(given.power_spherical, "power_spherical", "PowerSpherical")
+    tqdm.write(f"one thread, torch {torch.__version__}")
+    tqdm.write(speed_table(fisher, power, given.repeats, given.most))
+
+
+if __name__ == "__main__":
+    main()

@@ -65,9 +65,9 @@ class VonMises(TorchDistribution):
         Implicit reparameterization gradients (M. Figurnov, S. Mohamed, A. Mnih, 2018)
 
     Example:
-        >>> x = VonMises(3.0, torch.tensor(100.0)).rsample((1000,))
-        >>> bool((x.abs() <= torch.pi).all()), round(torch.cos(x - 3.0).mean().item(), 2)
-        (True, 0.99)
+        >>> x = VonMises(3.0, torch.tensor(4.0)).rsample((1000,))
+        >>> bool((x.abs() <= torch.pi).all()), round(torch.cos(x - 3.0).mean().item(), 1)
+        (True, 0.9)
     """
 
     arg_constraints: Any = {"loc": constraints.real, "concentration": constraints.positive}

@@ -44,6 +44,7 @@ class Transported(Family):
             line to the support, or if the shapes do not match.
 
     Example:
+        >>> import torch
         >>> prior = Beta(8, concentration1=2.0)
         >>> guide = Transported(Normal(8, context=16), to=prior)
         >>> z = guide(torch.zeros(5, 16)).sample()

@@ -7,7 +7,7 @@ both sides are evaluated at nodes, and q (log q - log p) is summed over them, in
 * Densities of one variable are integrated by Gauss-Legendre panels in v, where c + s sinh(v) is
   the unconstrained coordinate of q's support, panels ending at kinks of either density.
 * Densities of a few variables: the trapezoidal rule in all such v, over a grid.
-* Angles: the trapezoidal rule over the circle.
+* Angles: the trapezoidal rule over the circle, its nodes crowded where p bends.
 * The sphere in three dimensions: the trapezoidal rule over two angles.
 
 Nodes are fixed, so that the gradient of the sum is the quadrature of the derivative. A second rule
@@ -35,6 +35,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from pyro_vae.distributions import WrappedNormal
+from pyro_vae.distributions.circular import wrapped
 from pyro_vae.kl.oracle_sphere import sphere_grid
 from pyro_vae.kl.parameters import unvalidated
 from pyro_vae.kl.table import canonical
@@ -89,9 +91,10 @@ def truth(q: Any, p: Any) -> Truth:
         return Truth(value, torch.zeros_like(value).detach(), _size(log_q, log_p))
     if q.support.is_discrete:
         return _summed(q, p)
-    if canonical(type(q)) is td.VonMises:
+    kind = space_of(q.support).kind
+    if kind == "circle" or canonical(type(q)) is td.VonMises:
         return _around(q, p)
-    if space_of(q.support).kind == "sphere" and q.event_shape == (3,):
+    if kind == "sphere" and q.event_shape == (3,):
         return _over_sphere(q, p)
     return _integrated(q, p)
 
@@ -194,18 +197,28 @@ def _legal(d: Any, x: Tensor, held: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------------------- circle
 def _around(q: Any, p: Any) -> Truth:
-    # panels end where an arc does; a periodic integrand would need none
     count = 4096
-    x = (torch.arange(count, dtype=_F64).unsqueeze(1) + 0.5) * (2 * math.pi / count) - math.pi
+    half = (torch.arange(count, dtype=_F64).unsqueeze(1) + 0.5) * (math.pi / count) - math.pi / 2
+    place, crowd = _bend(p)
+    # tan(y / 2) = crowd tan(t / 2), with equal steps in t
+    sin, cos = crowd * half.sin(), half.cos()
+    x = wrapped(place + 2 * torch.atan2(sin, cos))
+    weight = 2 * math.pi / count * crowd / (cos.square() + sin.square())
     log_q, log_p = _log(q, x), _log(p, x)
     infinite = ((log_p == -torch.inf) & (log_q > -700)).any(0)
-    terms = log_q.exp() * (log_q - torch.where(log_p == -torch.inf, 0.0, log_p))
-    value, half = (terms[::n].sum(0) * (2 * math.pi * n / count) for n in (1, 2))
+    mass, safe = weight * log_q.exp(), torch.where(log_p == -torch.inf, 0.0, log_p)
+    terms = mass * (log_q - safe)
+    value, part = (n * terms[::n].sum(0) for n in (1, 2))
+    error = torch.where(infinite, 0.0, value - part).abs().detach()
     value = torch.where(infinite, torch.inf, value)
-    safe = torch.where(log_p == -torch.inf, 0.0, log_p)
-    means = [(log_q.exp() * t).mean(0) * 2 * math.pi for t in (log_q, safe)]
-    error = torch.where(infinite, 0.0, value - half).abs().detach()
-    return Truth(value, error, _size(*means))
+    return Truth(value, error, _size(*((mass * t).sum(0) for t in (log_q, safe))))
+
+
+def _bend(p: Any) -> tuple[Tensor, Tensor]:
+    """Where the log density of a wrapped normal bends, the sharper the narrower it is."""
+    if isinstance(p, WrappedNormal):
+        return p.loc.detach() + math.pi, p.scale.detach().clamp(max=1.0)
+    return torch.zeros((), dtype=_F64), torch.ones((), dtype=_F64)
 
 
 def _over_sphere(q: Any, p: Any) -> Truth:

@@ -56,6 +56,16 @@ PRIORS = (
     "von_mises_fisher",
     "one_hot_categorical",
 )
+SPACES = (
+    "real line",
+    "positive half-line",
+    "unit interval",
+    "simplex",
+    "sphere",
+    "circle",
+    "one-hot vectors",
+    "{0, 1}",
+)
 LEARNABLE, CARRIED = "learnable_", "transported"
 
 # (features, context, prior) -> conditional; the prior is None when a prior is made
@@ -97,7 +107,7 @@ def members(
 
 
 def shelf(role: fam.Role) -> list[str]:
-    """Return the names on the shelf that play a role and can be made without more.
+    """Return the names on the shelf that play a role and can be made without more, by space.
 
     Example:
         >>> "transported" in shelf("guide"), "transported" in shelf("prior")
@@ -105,7 +115,15 @@ def shelf(role: fam.Role) -> list[str]:
     """
     names = [name for name, cls in fam.registry.items() if role in cls.roles]
     # a prior has nothing that it could be carried to
-    return [name for name in names if (name, role) != (CARRIED, "prior")]
+    return sorted((n for n in names if (n, role) != (CARRIED, "prior")), key=_place)
+
+
+def _place(name: str) -> int:
+    """The place of a family's space: neighbours on a table live on one space."""
+    space = space_of(fam.registry[name].example().support).name
+    if name == CARRIED:
+        return len(SPACES) + 1
+    return SPACES.index(space) if space in SPACES else len(SPACES)
 
 
 def _factory(name: str, value: Any, role: fam.Role, categories: int) -> Factory:

@@ -167,8 +167,8 @@ def _cell(cell):
     if str(cell["failure"].item()):
         return "failed"
     value, kind = float(cell["elbo_per_datum"]), str(cell["kl_route"].item())
-    number = f"{value:.1f} " if abs(value) < float("inf") else ""
-    return f"{number}({ROUTES[kind]})"
+    # a pair may become infinite as its parameters are trained
+    return f"{value:.1f} ({ROUTES[kind]})" if abs(value) < float("inf") else "(i)"
 
 
 def written(text, name, table):

@@ -201,6 +201,6 @@ def legal_point(support: Constraint, like: Tensor) -> Tensor:
         return like.new_full((), interior_point(support))
     if space.kind == "simplex":
         return like.new_full(like.shape[-1:], 1 / like.shape[-1])
-    if space.kind in ("sphere", "one_hot"):
+    if space.kind in ("sphere", "one_hot", "hyperboloid"):
         return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)[0]
     return like.new_zeros(())

@@ -3,6 +3,7 @@
 from pyro_vae.distributions.beta import Beta, Dirichlet
 from pyro_vae.distributions.circular import CircularUniform
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
+from pyro_vae.distributions.hyperbolic import HyperbolicNormal
 from pyro_vae.distributions.kumaraswamy import Kumaraswamy
 from pyro_vae.distributions.logistic_normal import LogisticNormal
 from pyro_vae.distributions.logit_normal import LogitNormal
@@ -47,6 +48,7 @@ __all__ = [
     "Gumbel",
     "HalfCauchy",
     "HalfNormal",
+    "HyperbolicNormal",
     "InverseGamma",
     "Kumaraswamy",
     "LogNormal",

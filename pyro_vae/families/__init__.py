@@ -14,6 +14,7 @@ from pyro_vae.families.discrete import (
     StraightThroughOneHotCategorical,
 )
 from pyro_vae.families.family import Family, Role, fitting, fitting_data, register, registry
+from pyro_vae.families.hyperbolic import HyperbolicNormal
 from pyro_vae.families.interval import (
     Beta,
     ContinuousBernoulli,
@@ -61,6 +62,7 @@ __all__ = [
     "Gumbel",
     "HalfCauchy",
     "HalfNormal",
+    "HyperbolicNormal",
     "InverseGamma",
     "Kumaraswamy",
     "Laplace",

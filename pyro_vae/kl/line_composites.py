@@ -35,7 +35,7 @@ class _Transformed(Line):
     def of(cls, d: Any) -> Line | None:
         base, maps = line_of(d.base_dist), [_read(t) for t in d.transforms]
         known = [m for m in maps if m is not None]
-        if base is None or base.periodic or d.event_shape or len(known) < len(maps):
+        if base is None or d.event_shape or len(known) < len(maps):
             return None
         return cls(base, tuple(m for chart in known for m in chart))
 
@@ -77,7 +77,7 @@ class _Mixture(Line):
     @classmethod
     def of(cls, d: Any) -> Line | None:
         component = line_of(d.component_distribution)
-        if component is None or component.periodic or isinstance(component, cls):
+        if component is None or isinstance(component, cls):
             return None
         if any(isinstance(m, (Affine, Inverse)) for m in component.chart):
             # components with coordinates of their own share no nodes

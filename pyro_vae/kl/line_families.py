@@ -449,24 +449,6 @@ class _Uniform(Line):
         return [_unit_frame(self.low)]
 
 
-# ---------------------------------------------------------------------------- the circle
-@line(td.VonMises)
-class _VonMises(Line):
-    """Density exp(k cos(y - loc)) / (2 pi I_0(k)), y an angle."""
-
-    loc: Tensor
-    concentration: Tensor
-    periodic = True
-
-    def log_density(self, y: Tensor) -> Tensor:
-        k = self.concentration
-        drop = 2 * k * ((y - self.loc) / 2).sin().square()
-        return -drop - math.log(2 * math.pi) - torch.special.i0e(k).log()
-
-    def frame(self) -> Frame:
-        return Frame(self.loc, 3 * (9 + self.concentration).rsqrt())
-
-
 # ---------------------------------------------------------------------------- parts
 def _unit_frame(like: Tensor) -> Frame:
     """The singularity of the logistic function nearest to the axis."""

@@ -46,8 +46,6 @@ class Line:
     """The parameters: what a subclass and its parents annotate as `name: Tensor`."""
     heavy: bool = False
     """Whether the density falls like a power of y, as a Student-t does."""
-    periodic: ClassVar[bool] = False
-    """Whether y is an angle."""
     near_chart: bool = False
     """Whether the frame is no wider than the distance to the chart's complex singularities."""
     chart: Chart = ()

@@ -179,7 +179,7 @@ def _by_quadrature(
     """The plan of a pair without a form: one integral, if both have a line."""
     how = f"KL({describe(q)} || {describe(p)}) has no closed form that is known here"
     guide, prior = line_of(q), line_of(p)
-    if guide is None or prior is None or guide.periodic != prior.periodic:
+    if guide is None or prior is None:
         return Plan("sampled", "none", batch, finite, None, why, how)
 
     @cache

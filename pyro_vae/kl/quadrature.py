@@ -156,9 +156,6 @@ class _Rule(NamedTuple):
 
 
 def _sum(pair: Pair, nodes: int) -> Integral:
-    if pair.q.periodic:
-        rule = _circle(nodes)
-        return _weighed(pair, *_ring(pair.q, rule), rule, _usable(pair))
     with torch.no_grad():
         frames = frames_of(pair)
         low, high, ok = extent(pair)
@@ -185,20 +182,6 @@ def _weighed(pair: Pair, y: Tensor, w: Tensor, rule: _Rule, ok: Tensor) -> Integ
         error = (value - coarse).abs() + (mass.sum(0) - 1).abs() * (1 + value.abs())
         ok = ok & error.isfinite()
     return Integral(torch.where(ok, value, torch.nan), torch.where(ok, error, torch.inf))
-
-
-def _ring(q: Line, rule: _Rule) -> tuple[Tensor, Tensor]:
-    """Nodes and weights on the circle, tan(y / 2) = s tan(t / 2) about the centre of q."""
-    with torch.no_grad():
-        centre, s = q.frame()
-        half, weight = (_column(np.pi * v, centre.unsqueeze(0)) for v in (rule.x / 2, rule.weight))
-        sin, cos = s * half.sin(), half.cos()
-        return centre + 2 * torch.atan2(sin, cos), weight * s / (cos.square() + sin.square())
-
-
-def _usable(pair: Pair) -> Tensor:
-    every = torch.ones_like(pair.q.frame().centre, dtype=torch.bool)
-    return every if pair.finite is None else every & pair.finite
 
 
 def _gated(ok: Tensor, t: Tensor, beyond: int) -> Tensor:
@@ -230,12 +213,6 @@ def _trapezoid(nodes: int) -> _Rule:
     weight = np.full(nodes + 1, 2 / nodes)
     weight[[0, -1]] /= 2
     return _Rule(np.linspace(-1, 1, nodes + 1), weight, 0, np.full(nodes // 2 + 1, 2.0))
-
-
-@lru_cache
-def _circle(nodes: int) -> _Rule:
-    weight = np.full(nodes, 2 / nodes)
-    return _Rule(np.arange(nodes) * 2 / nodes - 1, weight, 0, np.full(nodes // 2, 2.0))
 
 
 @lru_cache

@@ -63,6 +63,7 @@ SPACES = (
     "simplex",
     "sphere",
     "circle",
+    "hyperboloid",
     "one-hot vectors",
     "{0, 1}",
 )

@@ -29,7 +29,9 @@ POSITIVES = tuple(
 
 
 def range_of(name, parameter):
-    if name in RANGES and parameter.constraint not in (constraints.sphere,):
+    if parameter.constraint.event_dim and name == "loc":
+        return None
+    if name in RANGES:
         return RANGES[name]
     return POSITIVE if isinstance(parameter.constraint, POSITIVES) else None
 

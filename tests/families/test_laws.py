@@ -100,6 +100,10 @@ def total_mass(d):
         angle = torch.linspace(0, 2 * math.pi, 4001)[:-1]
         points = torch.stack([angle.cos(), angle.sin()], -1)
         return d.log_prob(points).exp().sum() * 2 * math.pi / 4000
+    if space.kind == "hyperboloid":  # H^1 is a line, by the distance along it
+        t = torch.linspace(-20, 20, 8001)
+        points = torch.stack([t.cosh(), t.sinh()], -1)
+        return torch.trapezoid(d.log_prob(points).exp(), t)
     # the trapezoid rule in the coordinate of the bijection; on the line stretched for the tails
     u = torch.linspace(-1, 1, 60_001)
     t, stretch = (80 * u, torch.full_like(u, 80.0))

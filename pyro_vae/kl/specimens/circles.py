@@ -22,7 +22,7 @@ add(
         "WrappedNormal",
         "circle",
         plain(WrappedNormal),
-        {"loc": [2.0, -1.5, 0.25, -1.5], "scale": [0.0625, 0.5, 1.75, 3.0]},
+        {"loc": [2.0, 2.75, 0.25, -1.5], "scale": [0.0625, 1.25, 1.75, 3.0]},
         "circle",
     )
 )

@@ -126,14 +126,22 @@ class Axial(TorchDistribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Return reparameterised draws, of shape `sample_shape + batch_shape + (m,)`."""
         shape = self._extended_shape(sample_shape)
-        z = torch.randn(shape[:-1], dtype=torch.float64, device=self.loc.device)
+        z = torch.randn(shape[:-1], dtype=self.loc.dtype, device=self.loc.device).double()
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         k = self.concentration.detach() if self._shared is None else self._shared.detach()
-        h, slope = self.heights(k if self._shared is None else k.reshape(())).draw(z)
-        concentration = self.concentration.expand(shape[:-1])
-        drawn = _Draw.apply(self.loc.expand(shape), concentration, h, self._rate * slope, noise)
+        law = self.heights(k if self._shared is None else k.reshape(()))
+        h, slope = law.draw(z, self.loc.dtype)
+        slope = self._rate * slope
+        if self.batch_shape.numel() == 1:
+            # one law: its gradient is summed on the way, by products of matrices
+            loc, k = self.loc.reshape(-1), self.concentration.reshape(())
+            flat = (h.reshape(-1), slope.reshape(-1), noise.reshape(-1, shape[-1]))
+            drawn = _Draw.apply(loc, k, *flat)
+        else:
+            k = self.concentration.expand(shape[:-1])
+            drawn = _Draw.apply(self.loc.expand(shape), k, h, slope, noise)
         assert isinstance(drawn, Tensor)
-        return drawn
+        return drawn.reshape(shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Return the same draws without gradient."""
@@ -142,7 +150,7 @@ class Axial(TorchDistribution):
 
 
 class _Draw(torch.autograd.Function):
-    """From an axis, a height and noise to a point."""
+    """From an axis, a height and noise to a point; the axis may be one vector for all."""
 
     @staticmethod
     def forward(
@@ -156,7 +164,6 @@ class _Draw(torch.autograd.Function):
             across = _without(noise, loc)
         if 2 < loc.shape[-1] < 5:
             # noise that is nearly along the axis has left few digits
-            across = across / torch.linalg.vector_norm(across, dim=-1, keepdim=True)
             across = _without(across, loc)
         length = torch.linalg.vector_norm(across, dim=-1)
         radius = 2 * (h * (1 - h)).sqrt().to(loc.dtype) / length
@@ -176,20 +183,30 @@ class _Draw(torch.autograd.Function):
         """The gradient of the smallest rotation, and of the height."""
         [grad] = grads
         loc, h, slope, x = ctx.saved_tensors
-        along, on_x = torch.linalg.vecdot(grad, loc), torch.linalg.vecdot(grad, x)
+        along, on_x, one = _dot(grad, loc), torch.linalg.vecdot(grad, x), loc.dim() == 1
         of_loc = of_concentration = None
         t = 1 - 2 * h
         if ctx.needs_input_grad[0]:
-            of_loc = grad * t.to(loc.dtype).unsqueeze(-1)
-            of_loc = of_loc.addcmul_(along.unsqueeze(-1), x, value=-1)
+            cosine = t.to(loc.dtype)
+            if one:
+                of_loc = cosine @ grad - along @ x
+            else:
+                of_loc = grad * cosine.unsqueeze(-1)
+                of_loc = of_loc.addcmul_(along.unsqueeze(-1), x, value=-1)
         if ctx.needs_input_grad[1]:
             along, on_x = along.double(), on_x.double()
             spread = (2 * h * (1 - h)).clamp(min=1e-300)
             of_h = t * (on_x - t * along) / spread - 2 * along
-            of_concentration = (of_h * slope).to(ctx.dtype)
+            of_k = of_h * slope
+            of_concentration = (of_k.sum() if one else of_k).to(ctx.dtype)
         return of_loc, of_concentration, None, None, None
+
+
+def _dot(x: Tensor, axis: Tensor) -> Tensor:
+    """The products with vectors, or with one vector for all, which is faster."""
+    return x @ axis if axis.dim() == 1 else torch.linalg.vecdot(x, axis)
 
 
 def _without(x: Tensor, axis: Tensor) -> Tensor:
     """What of x is at right angles to a unit vector."""
-    return torch.addcmul(x, torch.linalg.vecdot(x, axis).unsqueeze(-1), axis, value=-1)
+    return torch.addcmul(x, _dot(x, axis).unsqueeze(-1), axis, value=-1)

@@ -23,7 +23,12 @@ The derivative with respect to a parameter k is implicit: with the score S = d l
     du/dk = -(dF/dk) / p(u) = (l r1 - r l1) / ((l + r) p(u)),
 
 a sum of positive terms where S is monotone. Panels are laid in w = tan(theta / 4), in which the
-density is analytic at both poles for every m. All of this is computed in float64.
+density is analytic at both poles for every m. All of this is computed in float64, but for the
+nodes of draws that are wanted in float32: where rounding there costs less than 2e-6 of the mass
+they are float32 as well.
+
+Many draws from one law share a table of quantiles and their derivatives at equal steps of z, read
+by cubic interpolation of the log-odds.
 
 For m = 2 the peak of p(theta) lies at the pole itself, and h has none in log-odds; there theta is
 unfolded to (-pi, pi), u = artanh(sqrt(h)) in place of the log-odds.
@@ -39,6 +44,7 @@ from __future__ import annotations
 __all__ = ["Heights", "Rule"]
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -50,6 +56,12 @@ from torch import Tensor
 _REACH = 6.8
 # draws in a block that stays in the cache of one core, with and without nodes
 _BLOCK, _WIDE = 1024, 16384
+# the table of a shared law: its knots, how far it reaches in z, and for how many draws it pays
+_KNOTS, _EDGE, _MANY = 256, 7.0, 512
+# dimensions in which (m - 2) log sin(theta) has digits to spare in float32
+_SINGLE = 32
+# from four values at -1, 0, 1, 2 to the coefficients of the cubic through them
+_CUBIC = np.linalg.inv(np.vander([-1.0, 0.0, 1.0, 2.0], increasing=True)).T
 
 
 class Rule(NamedTuple):
@@ -106,32 +118,40 @@ class Heights:
         self.b = self.a + self.power
 
     # ------------------------------------------------------------------ draws
-    def draw(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, z: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         """Return h with F(h) = Phi(z), and dh / dparameter at fixed z.
 
         Arguments:
             z: Standard normal numbers in float64, of a shape to which the parameter broadcasts.
+            dtype: What the draws are wanted in; for float32, h is good to 2e-6 in probability.
 
         Returns:
-            Two tensors of the shape of z, without gradient.
+            Two tensors of the shape of z, in float64, without gradient.
         """
         with torch.no_grad():
-            if self.dim == 3:
-                return self._three(z)
             flat = z.reshape(-1)
             shared = self.parameter.numel() == 1
-            wide = self.parameter.reshape(1) if shared else self.parameter.expand(z.shape)
-            wide = wide.reshape(-1)
-            # without a cache to fit into, a block is everything
-            size = _WIDE if z.device.type == "cpu" else max(len(flat), 1)
-            made = [
-                self._like(wide if shared else wide[i : i + size])._solve(flat[i : i + size])
-                for i in range(0, len(flat), size)
-            ]
-            if not made:
-                return torch.empty_like(z), torch.empty_like(z)
-            h, slope = (torch.cat(parts).reshape(z.shape) for parts in zip(*made, strict=True))
-            return h, slope
+            if shared and self.dim > 3 and len(flat) >= _MANY:
+                table = self._table()
+                h, slope = _in_blocks(lambda z: _read(table, z), 4 * _BLOCK, flat)
+            else:
+                wide = self.parameter if shared else self.parameter.expand(z.shape)
+                h, slope = _in_blocks(
+                    lambda z, k: self._like(k)._solve(z, dtype),
+                    4 * _BLOCK if self.dim == 3 else _WIDE,
+                    flat,
+                    wide.reshape(-1),
+                )
+            return h.reshape(z.shape), slope.reshape(z.shape)
+
+    def _table(self) -> Tensor:
+        """Cubics between the knots for the log-odds of h and their derivative, a row for each."""
+        device = self.parameter.device
+        knots = torch.linspace(-_EDGE, _EDGE, _KNOTS, dtype=torch.float64, device=device)
+        h, slope = self._like(self.parameter.reshape(())).draw(knots)
+        # log-odds are smooth in z, in both tails
+        known = torch.stack([h.logit(), slope / (h * (1 - h))])
+        return (known.unfold(1, 4, 1) @ known.new_tensor(_CUBIC)).transpose(0, 1).flatten(1)
 
     def _like(self, parameter: Tensor) -> Heights:
         return Heights(self.dim, **{"slope" if self.tilted else "power": parameter})
@@ -142,87 +162,89 @@ class Heights:
             log_rest = torch.special.log_ndtr(-z) / self.b
             return -torch.expm1(log_rest), log_rest * log_rest.exp() / self.b
         s = self.slope
-        u, rest = (torch.special.erfc(x / math.sqrt(2)) / 2 for x in (-z, z))
-        # on the right u rounds to 1
-        far = -(rest + u * (-s).exp()).log()
-        h = torch.where((z > 0) & (s > 1), far, -torch.log1p(u * torch.expm1(-s))) / s
+        less = torch.special.erfc(z.abs() * math.sqrt(0.5)).mul_(0.5)
+        more, right = 1 - less, z > 0
+        u, rest = torch.where(right, more, less), torch.where(right, less, more)
+        # exp(-s h) = 1 - u (1 - exp(-s)), and h from odds that keep their digits everywhere
+        below = (-s).exp()
+        ratio = u / torch.addcmul(rest, u, below)
+        h = (ratio * -torch.expm1(-s)).log1p_().div_(s)
         # (u exp(s (h - 1)) - h) / s, without its cancellation for small s
-        bent = -u * rest / 2
-        return h, torch.where(s < 1e-5, bent, (u * torch.exp(s * (h - 1)) - h) / s)
+        slope = (ratio * below).sub_(h).div_(s)
+        return h, torch.where(s < 1e-5, u * rest * -0.5, slope)
 
-    def _solve(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _solve(self, z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        if self.dim == 3:
+            return self._three(z)
         chart = _Circle(self) if self.dim == 2 else _Sphere(self)
         u, low, high = chart.place(z)
         h, c = chart.point(u)
-        left, right, left_score, right_score = self._panels(h, c, low, high)
+        left, right, left_score, right_score = self._panels(h, c, low, high, dtype)
         total = left + right
-        z0 = chart.normal(left, right)
-        goal = z.abs() if self.dim == 2 else z
-        # Phi(z) = F(u): u' = phi / p, u'' / u' = -z - g' u', and so on
-        gap = (goal - z0).clamp(-0.5, 0.5)
-        g1, g2 = chart.derivatives(h, c)
-        width = chart.width(h, c)
-        d1 = torch.exp(-0.5 * z0 * z0) * total / (math.sqrt(2 * math.pi) * width)
-        bend = -z0 - g1 * d1
-        d3 = bend * bend - 1 - g2 * d1 * d1 - g1 * d1 * bend
-        step = d1 * gap * (1 + gap / 2 * (bend + gap / 3 * d3))
-        # v = -(dF/dk) / p obeys v' = -(S - E S) - g' v
-        mean = (left_score + right_score) / total
-        v = (left * right_score - right * left_score) / (total * chart.angle(h, c))
-        v1 = mean - g1 * v
-        v2 = -chart.score_slope(h, c) - g2 * v - g1 * v1
-        v = v + step * (v1 + step / 2 * v2)
+        z0 = chart.normal(torch.minimum(left, right), left - right, total)
+        gap = ((z.abs() if self.dim == 2 else z) - z0).clamp_(-0.5, 0.5)
+        g1, g2, score, score1, angle = chart.falls(h, c)
+        # Phi(z) = F(u): u' = phi / p, u'' / u' = -z + g1 u', and so on
+        d1 = (z0 * z0).mul_(-0.5).exp_().mul_(total).div_(angle).mul_(chart.phi)
+        turn = g1 * d1
+        bend = turn - z0
+        d3 = (bend + turn).mul_(bend).sub_(1).addcmul_(g2, d1 * d1)
+        step = d1.mul_(gap)
+        step = torch.addcmul(step, step, bend.addcmul_(gap, d3, value=1 / 3).mul_(gap), value=0.5)
+        # v = -(dF/dk) / p obeys v' = S0 + E S + g1 v, with S0 = -S
+        v = (left * right_score).addcmul_(right, left_score, value=-1).div_(total * angle)
+        v1 = (left_score + right_score).div_(total).add_(score).addcmul_(g1, v)
+        v2 = torch.addcmul(score1, g2, v).addcmul_(g1, v1)
+        v = v.addcmul_(step, v1.addcmul_(step, v2, value=0.5))
         h, c = chart.point(u + step)
-        return h, v * chart.speed(h, c)
+        return h, v.mul_(chart.speed(h, c))
 
-    def _panels(self, h: Tensor, c: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
+    def _panels(
+        self, h: Tensor, c: Tensor, low: Tensor, high: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """The masses on both sides of h and the integrals of the score, relative to p(theta)."""
         centre = _quarter(h, c)
         low = torch.minimum(low, 0.99 * centre)
         high = torch.maximum(high, torch.minimum(1.01 * centre, 0.5 + 0.5 * centre))
-        length = torch.stack([low - centre, high - centre], -1)
-        size = _BLOCK if h.device.type == "cpu" else max(len(h), 1)
-        shared = self.parameter.numel() == 1
-        made = []
-        for i in range(0, len(h), size):
-            law = self if shared else self._like(self.parameter[i : i + size])
-            made.append(law._panel(centre[i : i + size], length[i : i + size]))
-        first, second = (torch.cat(parts) for parts in zip(*made, strict=True))
+        length = torch.stack([low - centre, high - centre])
+        fall = self.slope * h if self.tilted else self.power * -c.log()
+        if self.dim > 2:
+            fall = fall.add((h * c).mul_(0.25).log_(), alpha=0.5 - self.a)
+        single = self.tilted and dtype == torch.float32 and self.dim <= _SINGLE
+        kind = torch.float32 if single else torch.float64
+        given = [t.to(kind) for t in (centre, length, fall, self.parameter)]
+        # half the bytes, twice the draws
+        first, second = _in_blocks(self._panel, _BLOCK * (1 + single), *given)
         # w = tan(theta / 4), d theta = 4 dw / (1 + w^2)
         length = 4 * length.abs()
-        return *(first * length).unbind(-1), *(second * length).unbind(-1)
+        left, right = length * first
+        return left, right, *(length * second)
 
-    def _panel(self, centre: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Two Gauss sums for each row and side, without the length of the panel."""
-        x, weight = _legendre(14 if self.dim < 16 else 12, centre.device)
-        log0, _, score0 = self._log_density(centre.clone())
-        w = (length.unsqueeze(-1) * x).add_(centre[:, None, None])
-        log, d, score = self._log_density(w)
-        mass = log.sub_(log0[:, None, None]).exp_().mul_(d)
-        first = mass @ weight
-        return first, mass.mul_(score) @ weight - first * score0.unsqueeze(-1)
-
-    def _log_density(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log p(theta), 1 / (1 + w^2), and the score; overwrites w."""
-        more = (None,) * (w.dim() - 1)
+    def _panel(
+        self, centre: Tensor, length: Tensor, fall: Tensor, parameter: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Two Gauss sums for each side and row, without the length of the panel."""
+        x, weight = _legendre(14 if self.dim < 16 else 12, centre.device, centre.dtype)
+        # sides, nodes, rows: rows are many
+        w = torch.addcmul(centre, length.unsqueeze(-2), x.unsqueeze(-1))
         q = w * w
         d = (q + 1).reciprocal_()
-        d2 = d * d
         if self.tilted:
-            score = q * d2  # h / 4
-            # sin(theta) / 4 = w (1 - q) / (1 + q)^2
-            sine = w.mul_(d2)
+            square = d * d
+            # sin(theta) / 4 = w (1 - q) / (1 + q)^2, h / 4 = q / (1 + q)^2
+            sine = w.mul_(square)
             sine.addcmul_(sine, q, value=-1)
-            # log1p is faster than log, and as good where there is mass
-            log = sine.sub_(1).log1p_().mul_(self.dim - 2) if self.dim > 2 else torch.zeros_like(q)
-            log.addcmul_(score, self.slope[(..., *more)], value=-4)
-            return log, d, score.mul_(-4)
-        cosine = torch.addcmul(d, d, q, value=-1)  # cos(theta / 2)
-        score = cosine.log().mul_(2)
-        log = score * self.power[(..., *more)]
+            score = square.mul_(q).mul_(-4)
+        else:
+            cosine = torch.addcmul(d, d, q, value=-1)  # cos(theta / 2)
+            sine = w.mul_(d).mul_(cosine)
+            score = cosine.log_().mul_(2)
+        log = torch.addcmul(fall, score, parameter)
         if self.dim > 2:
-            log.add_(w.mul_(d).mul_(cosine).log_(), alpha=self.dim - 2)
-        return log, d, score
+            log.add_(sine.log_(), alpha=self.dim - 2)
+        mass = log.exp_().mul_(d)
+        first = weight @ mass
+        return first, weight @ mass.mul_(score)
 
     # ------------------------------------------------------------------ integrals
     def rule(self, nodes: int = 64, split: Tensor | None = None) -> Rule:
@@ -271,45 +293,47 @@ class _Sphere:
     def __init__(self, law: Heights) -> None:
         self.law = law
         a, b, s = law.a, law.b, law.slope
-        root = ((a - b - s).square() + 4 * a * b).sqrt()
-        self.h = 2 * a / (a + b + s + root)
+        self.sum = a + b
+        self.all = self.sum + s
+        self.h = 2 * a / (self.all + (self.all.square() - 4 * a * s).sqrt_())
         c = 1 - self.h
-        log_h, log_c = self.h.log(), torch.log1p(-self.h)
-        spread = self.h * c
-        tilt = s * (c - self.h)
-        # minus the second and the third derivative of the log density at the peak
-        self.scale = (spread * (a + b + tilt)).rsqrt()
-        third = -spread * ((c - self.h) * (a + b + tilt) - 2 * s * spread)
-        self.skew = third * self.scale**3
+        log_h, log_c = self.h.log(), c.log()
+        spread, tilt = self.h * c, c - self.h
+        # from minus the second and the third derivative of the log density at the peak
+        self.scale = torch.addcmul(self.sum, s, tilt).mul_(spread).rsqrt_()
+        square = spread.mul_(self.scale).square_()
+        self.skew = torch.addcmul(tilt, s, square, value=-2).mul_(-self.scale)
         self.peak = log_h - log_c
-        self.top = a * log_h + b * log_c - s * self.h
+        self.top = (a * log_h).addcmul_(b, log_c).addcmul_(s, self.h, value=-1)
 
     def place(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A start for the draws, and where the panels begin and end, in w."""
         if self.h.numel() < z.numel():
             return self.start(z), *self.ends()
         reach = torch.full_like(z, _REACH)
-        u, *ends = self.start(torch.stack([z, -reach, reach]))
-        low, high = (_quarter(*self.point(end)) for end in ends)
-        return u, low, high
+        u = self.start(torch.stack([z, -reach, reach]))
+        low, high = _quarter(*self.point(u[1:]))
+        return u[0], low, high
 
     def start(self, z: Tensor, steps: int | None = None) -> Tensor:
         """Where r* = z, by Newton's rule."""
         a, b, s = self.law.a, self.law.b, self.law.slope
-        limit = -self.skew / 3
+        limit = self.skew * (-1 / 3)
         x = z - limit
-        u = self.peak + self.scale * (x + self.skew / 6 * x * x).clamp(-6.0, 12.0)
+        x = torch.addcmul(x, x * x, limit, value=-0.5).clamp_(-6.0, 12.0)
+        u = torch.addcmul(self.peak, self.scale, x)
         steps = (1 if self.law.dim >= 16 else 3) if steps is None else steps
         for _ in range(steps):
             h = torch.sigmoid(u)
-            log_h = h.log()
-            fall = (self.top + s * h - a * log_h - b * (log_h - u)).clamp(min=1e-30)
-            slope = h * (a + b + s * (1 - h)) - a
-            r = torch.copysign((2 * fall).sqrt(), u - self.peak)
+            # the fall of the log density, whose terms are a log h + b log(1 - h) - s h
+            fall = torch.addcmul(self.top, s, h).addcmul_(self.sum, h.log(), value=-1)
+            r = fall.addcmul_(b, u).clamp_(min=1e-30).mul_(2).sqrt_().copysign_(u - self.peak)
+            slope = torch.addcmul(self.all, s, h, value=-1).mul_(h).sub_(a)
             # q / r and its logarithm are 0 / 0 at the peak
             near = r.abs() < 0.02
-            ratio = torch.where(near, 1.0, slope * self.scale / r)
-            u = u + (z - r - torch.where(near, limit, ratio.log() / r)) * self.scale / ratio
+            ratio = torch.where(near, 1.0, slope.mul_(self.scale).div_(r))
+            rest = (z - r).sub_(torch.where(near, limit, ratio.log().div_(r)))
+            u = rest.mul_(self.scale).div_(ratio).add_(u)
         return u
 
     def ends(self, reach: float = _REACH) -> tuple[Tensor, Tensor]:
@@ -326,26 +350,20 @@ class _Sphere:
         return torch.sigmoid(u), torch.sigmoid(-u)
 
     @staticmethod
-    def normal(left: Tensor, right: Tensor) -> Tensor:
+    def normal(less: Tensor, lead: Tensor, total: Tensor) -> Tensor:
         """The normal score of the share that lies on the left."""
-        z = torch.special.ndtri(torch.minimum(left, right) / (left + right))
-        return torch.copysign(z, left - right)
+        return torch.special.ndtri(less.div_(total)).copysign_(lead)
 
-    def derivatives(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """The first two derivatives of the log density."""
-        a, b, s = self.law.a, self.law.b, self.law.slope
-        return a - h * (a + b + s * c), -h * c * (a + b + s * (c - h))
+    def falls(self, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        """Minus g' and g'', minus the score S and S', and the derivative of the angle."""
+        s, spread = self.law.slope, h * c
+        first = torch.addcmul(self.sum, s, c).mul_(h).sub_(self.law.a)
+        second = torch.addcmul(self.sum, s, c - h).mul_(spread)
+        score, score1 = (h, spread) if self.law.tilted else (-c.log(), h)
+        return first, second, score, score1, spread.sqrt()
 
-    @staticmethod
-    def angle(h: Tensor, c: Tensor) -> Tensor:
-        """The derivative of the angle."""
-        return (h * c).sqrt()
-
-    width = angle
-
-    def score_slope(self, h: Tensor, c: Tensor) -> Tensor:
-        """The derivative of the score, -h or log(1 - h)."""
-        return -h * c if self.law.tilted else -h
+    # the factor of the normal density, over the share of the mass that p(theta) counts
+    phi = 1 / math.sqrt(2 * math.pi)
 
     @staticmethod
     def speed(h: Tensor, c: Tensor) -> Tensor:
@@ -391,28 +409,20 @@ class _Circle:
         return torch.tanh(u).square(), torch.cosh(u).pow(-2)
 
     @staticmethod
-    def normal(left: Tensor, right: Tensor) -> Tensor:
+    def normal(less: Tensor, lead: Tensor, total: Tensor) -> Tensor:
         """The normal score, half of the mass lying on the other side of the pole."""
-        return -torch.special.ndtri(right / (2 * (left + right)))
+        right = torch.where(lead < 0, total - less, less)
+        return -torch.special.ndtri(right / (2 * total))
 
-    def derivatives(self, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """The first two derivatives of the log density."""
-        b, s = self.law.b, self.law.slope
-        return -2 * h.sqrt() * (s * c + b), -2 * c * (s * (c - 2 * h) + b)
+    def falls(self, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        """Minus g' and g'', minus the score S and S', and the derivative of the angle."""
+        b, s, root = self.law.b, self.law.slope, 2 * h.sqrt()
+        first, second = root * (s * c + b), 2 * c * (s * (c - 2 * h) + b)
+        score, score1 = (h, root * c) if self.law.tilted else (-c.log(), root)
+        return first, second, score, score1, 2 * c.sqrt()
 
-    @staticmethod
-    def angle(h: Tensor, c: Tensor) -> Tensor:
-        """The derivative of the angle."""
-        return 2 * c.sqrt()
-
-    @staticmethod
-    def width(h: Tensor, c: Tensor) -> Tensor:
-        """The same, per unit of the mass on both sides of the pole."""
-        return c.sqrt()
-
-    def score_slope(self, h: Tensor, c: Tensor) -> Tensor:
-        """The derivative of the score, -h or log(1 - h)."""
-        return -2 * h.sqrt() * (c if self.law.tilted else 1.0)
+    # half of the mass lies on the other side of the pole
+    phi = 2 / math.sqrt(2 * math.pi)
 
     @staticmethod
     def speed(h: Tensor, c: Tensor) -> Tensor:
@@ -426,12 +436,44 @@ def _quarter(h: Tensor, c: Tensor) -> Tensor:
 
 
 @cache
-def _rule(count: int) -> tuple[np.ndarray, np.ndarray]:
+def _rule(count: int) -> np.ndarray:
     x, weight = np.polynomial.legendre.leggauss(count)
-    return (x + 1) / 2, weight / 2
+    return np.stack([(x + 1) / 2, weight / 2])
 
 
-def _legendre(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _legendre(
+    count: int, device: torch.device, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     """Gauss's rule on (0, 1)."""
-    x, weight = _rule(count)
-    return torch.as_tensor(x, device=device), torch.as_tensor(weight, device=device)
+    x, weight = torch.tensor(_rule(count), device=device, dtype=dtype)
+    return x, weight
+
+
+def _read(table: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The draws of one law, and their derivative, from the table of its quantiles."""
+    at = (z + _EDGE) * ((_KNOTS - 1) / (2 * _EDGE)) - 1
+    cell = at.clamp(0, _KNOTS - 4).floor_()
+    x = at.sub_(cell).clamp_(-1, 2)
+    rows = table.index_select(0, cell.long()).T.contiguous()
+    u, v = (
+        (c3 * x).add_(c2).mul_(x).add_(c1).mul_(x).add_(c0)
+        for c0, c1, c2, c3 in (rows[:4], rows[4:])
+    )
+    h = torch.sigmoid(u)
+    return h, v.mul_(h).mul_(1 - h)
+
+
+def _in_blocks(
+    f: Callable[..., tuple[Tensor, Tensor]], size: int, *given: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Two results of f, made in blocks of the last dimension; one of length 1 is for all."""
+    count = given[0].shape[-1]
+    # without a cache to fit into, a block is everything
+    if count <= size or given[0].device.type != "cpu":
+        return f(*given)
+    made = [
+        f(*(t if t.shape[-1] == 1 else t[..., i : i + size] for t in given))
+        for i in range(0, count, size)
+    ]
+    first, second = (torch.cat(parts, -1) for parts in zip(*made, strict=True))
+    return first, second

@@ -1,7 +1,7 @@
 """Draws with their gradient on the sphere: ours beside other samplers, and beside the floor.
 
-The floor is what any sampler needs once the height of the point is given: noise, its part at right
-angles to the axis, the sum of both, and the gradient of that. A row with one concentration for
+The floor is what any sampler needs once the height of the point is given: a tangent draw, its
+Householder reflection, and the gradient of both. A row with one concentration for
 each draw is the amortised case; one concentration for all draws is the other.
 
     python tests/benchmarks/spheres_speed.py [--von-mises-fisher PATH] [--power-spherical PATH]
@@ -24,7 +24,6 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from pyro_vae.distributions import PowerSpherical, VonMisesFisher
-from pyro_vae.distributions.axial import _Draw
 
 DIMS, DRAWS = (3, 16, 64, 256), (100, 1_000, 10_000, 100_000)
 # memory of the largest case: leave out what would take minutes
@@ -46,11 +45,15 @@ def ours(cls):
 
 
 def floor(loc, k, shape):
-    """The height is given: nothing of the marginal is computed."""
+    """A tangent draw and a Householder reflection, the height given: any sampler needs these."""
     draws = shape[0] if shape else len(loc)
-    h = torch.full((draws,), 0.3, dtype=torch.float64)
-    loc = loc.expand(draws, -1)
-    return _Draw.apply(loc, k.expand(draws), h, h, torch.randn(loc.shape))
+    tangent = normalize(torch.randn(draws, loc.shape[-1] - 1), dim=-1)
+    height = torch.full((draws, 1), 0.3)
+    x = torch.cat([height, (1 - height**2).sqrt() * tangent], -1)
+    pole = torch.zeros_like(loc)
+    pole[..., 0] = 1
+    mirror = normalize(pole - loc, dim=-1)
+    return x - 2 * (x * mirror).sum(-1, keepdim=True) * mirror
 
 
 def known_fisher(cls):

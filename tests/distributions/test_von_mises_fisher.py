@@ -105,22 +105,29 @@ def test_marginal_follows_its_density(m, k):
 
 @dims
 @pytest.mark.parametrize("k", [1e-3, 0.5, 10.0, 300.0, 1e5])
-def test_inversion_is_accurate_to_1e_6_in_probability(m, k):
+@pytest.mark.parametrize(
+    ("copies", "dtype", "within"),
+    [(1, F64, 1e-6), (100, F64, 1e-6), (1, torch.float32, 2e-6)],
+    ids=["one by one", "by the table of a shared law", "in single precision"],
+)
+def test_inversion_is_accurate_in_probability(m, k, copies, dtype, within):
     law = VonMisesFisher(axis(m), torch.tensor(k, dtype=F64)).heights()
     z = torch.linspace(-4, 4, 9, dtype=F64)
-    h, _ = law.draw(z)
+    h, _ = law.draw(z.repeat(copies), dtype)
+    h = h[: len(z)].double()
     reached = cdf(m, fisher_log(k), h.numpy())
     # on the circle z and -z are the two sides of the axis
     asked = stats.norm.cdf(z.numpy()) if m > 2 else 1 - 2 * stats.norm.cdf(-z.abs().numpy())
-    np.testing.assert_allclose(reached, asked, atol=1e-6)
+    np.testing.assert_allclose(reached, asked, atol=within)
 
 
 @dims
 @pytest.mark.parametrize("k", [0.5, 10.0, 300.0, 1e5])
-def test_slope_is_the_derivative_of_the_quantile(m, k):
+@pytest.mark.parametrize("copies", [1, 100], ids=["one by one", "by the table of a shared law"])
+def test_slope_is_the_derivative_of_the_quantile(m, k, copies):
     def quantile(k):
         law = VonMisesFisher(axis(m), torch.tensor(k, dtype=F64)).heights()
-        return law.draw(torch.linspace(-3, 3, 13, dtype=F64))
+        return [v[:13] for v in law.draw(torch.linspace(-3, 3, 13, dtype=F64).repeat(copies))]
 
     step = 1e-3
     numeric = (quantile(k * (1 + step))[0] - quantile(k * (1 - step))[0]) / (4 * k * step)

@@ -1,4 +1,4 @@
-"""`compare`: the KL of each latent site, analytic and sampled, and Pyro's ELBOs side by side.
+"""`compare`: the KL of each latent site, analytic and sampled, and ELBOs side by side.
 
 Analytic and sampled KL have the same expectation, but not the same noise. An analytic KL has
 no variance of its own, yet it cannot cancel the noise of the likelihood, as a sampled one does:
@@ -26,6 +26,7 @@ from pyro_vae.comparison.guard import random_state, set_random_state, untouched
 from pyro_vae.comparison.mean_field import biased_sites
 from pyro_vae.comparison.rehearsal import rehearse
 from pyro_vae.comparison.tables import FINDINGS, P_LIMIT, Z_LIMIT, by_elbo, by_site
+from pyro_vae.infer import TraceExactKL_ELBO
 
 
 def compare(
@@ -33,7 +34,7 @@ def compare(
     guide: Callable[..., Any],
     *args: Any,
     num_particles: int = 100,
-    elbos: Sequence[type[ELBO] | ELBO] = (Trace_ELBO, TraceMeanField_ELBO),
+    elbos: Sequence[type[ELBO] | ELBO] = (Trace_ELBO, TraceMeanField_ELBO, TraceExactKL_ELBO),
     plate: str | None = None,
     batch_size: int | None = None,
     **kwargs: Any,
@@ -51,7 +52,8 @@ def compare(
         guide: Its guide.
         *args: Positional arguments of both.
         num_particles: The number of independent draws, and of calls of each ELBO (>= 3).
-        elbos: ELBO classes, or instances with options; the first is the reference.
+        elbos: ELBO classes, or instances with options; the first is the reference. By default
+            Pyro's sampled and mean-field ELBOs, and `infer.TraceExactKL_ELBO`.
         plate: The name of the data plate; by default the outermost plate common to the
             observed sites. Inner plates are summed; sites outside it appear in totals only.
         batch_size: The number of data to run at once; tensors whose first dimension is the

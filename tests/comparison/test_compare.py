@@ -17,6 +17,7 @@ from torch.distributions import kl as torch_kl
 from pyro_vae import VAE, compare, networks
 from pyro_vae import families as fam
 from pyro_vae.comparison import FINDINGS
+from pyro_vae.infer import TraceExactKL_ELBO
 
 PARTICLES = 60
 
@@ -53,12 +54,13 @@ def test_terms_are_those_of_the_elbo_classes_at_equal_seeds(pair, options):
     torch.manual_seed(3)
     table = compare(vae.model, vae.guide, x, num_particles=PARTICLES)
     losses = []
-    for elbo in (Trace_ELBO, TraceMeanField_ELBO):
+    for elbo in (Trace_ELBO, TraceMeanField_ELBO, TraceExactKL_ELBO):
         torch.manual_seed(3)
         losses.append(elbo(num_particles=PARTICLES).loss(vae.model, vae.guide, x))
     difference = table.trace_term.sum() - table.mean_field_term.sum()
     assert losses[0] - losses[1] == pytest.approx(difference.item(), rel=1e-5, abs=1e-9)
-    assert table.loss.values == pytest.approx(losses, rel=1e-12)
+    assert list(table.elbo.values) == ["Trace_ELBO", "TraceMeanField_ELBO", "TraceExactKL_ELBO"]
+    assert table.loss.values == pytest.approx(losses, rel=1e-9)
     scale = options.get("data_size", len(x)) / len(x)
     assert table.trace_term.item() == pytest.approx(scale * table.kl_sampled.sum().item())
     if table.mean_field_route.item() == "analytic":

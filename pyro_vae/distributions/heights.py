@@ -168,7 +168,8 @@ class Heights:
         # exp(-s h) = 1 - u (1 - exp(-s)), and h from odds that keep their digits everywhere
         below = (-s).exp()
         ratio = u / torch.addcmul(rest, u, below)
-        h = (ratio * -torch.expm1(-s)).log1p_().div_(s)
+        # rounding may lead past 1 where s is small
+        h = (ratio * -torch.expm1(-s)).log1p_().div_(s).clamp_(max=1)
         # (u exp(s (h - 1)) - h) / s, without its cancellation for small s
         slope = (ratio * below).sub_(h).div_(s)
         return h, torch.where(s < 1e-5, u * rest * -0.5, slope)
@@ -283,6 +284,8 @@ class Heights:
             high = self._three(torch.full_like(self.parameter, 8.5))[0]
             return torch.zeros_like(high), _quarter(high, 1 - high)
         low, high = (_Circle(self) if self.dim == 2 else _Sphere(self)).ends(8.5)
+        # where the slope turns before Newton's rule arrives, all the way to the other pole
+        low, high = torch.nan_to_num(low, nan=0.0), torch.nan_to_num(high, nan=1.0)
         return low.expand_as(self.parameter), high.expand_as(self.parameter)
 
 
@@ -432,7 +435,7 @@ class _Circle:
 
 def _quarter(h: Tensor, c: Tensor) -> Tensor:
     """From h and 1 - h to w = tan(theta / 4)."""
-    return h.sqrt() / (1 + c.sqrt())
+    return h.clamp(min=0).sqrt() / (1 + c.clamp(min=0).sqrt())
 
 
 @cache

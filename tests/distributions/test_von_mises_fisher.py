@@ -297,3 +297,15 @@ def test_what_is_refused():
         VonMisesFisher(axis(3, torch.float32), -1.0, validate_args=True)
     with pytest.raises(ValueError, match="support"):
         VonMisesFisher(axis(3, torch.float32), 1.0, validate_args=True).log_prob(torch.ones(3))
+
+
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 7, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_no_concentration_has_a_density_that_is_none(m, dtype):
+    """Where Newton's rule for the range of the mass fails, or leads past the pole by rounding."""
+    k = torch.logspace(-6, 6, 2001, dtype=dtype)
+    loc = axis(m).to(dtype).expand(len(k), m)
+    d = VonMisesFisher(loc / loc.norm(dim=-1, keepdim=True), k)
+    x = d.sample((2,))
+    assert bool(x.isfinite().all())
+    assert bool(d.log_prob(x).isfinite().all())

@@ -106,6 +106,13 @@ def fisher(x, loc, concentration):
     return k * (x @ loc) + math.log(k / (4 * math.pi * math.sinh(k)))
 
 
+def hyperbolic(x, scale):
+    """About the origin: a Normal in the plane, over the growth of circles."""
+    r = np.arccosh(x[..., 0])
+    v = x[..., 1:] * (r / np.sinh(r))[..., None]
+    return stats.norm.logpdf(v, scale=scale).sum(-1) - np.log(np.sinh(r) / r)
+
+
 def power_spherical(x, loc, concentration):
     k = float(np.squeeze(concentration))
     return k * np.log1p(x @ loc) + math.log((k + 1) / (4 * math.pi * 2**k))
@@ -241,6 +248,7 @@ ORACLES = {
     "wrapped_normal": ({"loc": LOC, "scale": SPREAD}, wrapped_normal),
     "circular_uniform": ({}, lambda x: np.full(len(x), -3 * math.log(2 * math.pi))),
     "projected_normal": ({"concentration": [0.5, -1.0, 2.0]}, projected_normal),
+    "hyperbolic_normal": ({"scale": [0.5, 1.5]}, hyperbolic),
     "von_mises_fisher": ({"loc": [0.6, 0.0, 0.8], "concentration": 3.0}, fisher),
     "power_spherical": ({"loc": [0.6, 0.0, 0.8], "concentration": 3.0}, power_spherical),
     "spherical_uniform": ({}, lambda x: np.full(len(x), -math.log(4 * math.pi))),

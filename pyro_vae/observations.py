@@ -16,6 +16,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pyro_vae.checks import require
 from pyro_vae.families import fitting_data
 from pyro_vae.supports import legal_point, space_of
 
@@ -45,13 +46,7 @@ def observed(x: Tensor, mask: Tensor | None, fill: float) -> Tensor:
     if mask is not None:
         x = torch.where(_aligned(mask, x), x, torch.full_like(x, fill))
     missing = x.isnan()
-    if bool(missing.any()):
-        rows = missing.reshape(len(x), -1).any(-1)
-        raise ValueError(
-            f"x has {int(missing.sum())} NaN entries in {int(rows.sum())} of {len(x)} data "
-            f"(first in row {int(rows.nonzero()[0])}). Missing values are passed by mask=, a "
-            "boolean tensor that is True where x was observed."
-        )
+    require(~missing.any(), lambda: _has_nan(missing))
     return x
 
 
@@ -123,8 +118,21 @@ def check_support(x: Tensor, likelihood: TorchDistribution, mask: Tensor | None)
     if mask is not None:
         x = torch.where(_aligned(mask, x), x, legal_point(support, x))
     legal = support.check(x)
-    if bool(legal.all()):
-        return x
+    require(legal.all(), lambda: _outside(x, legal, likelihood))
+    return x
+
+
+def _has_nan(missing: Tensor) -> ValueError:
+    rows = missing.reshape(len(missing), -1).any(-1)
+    return ValueError(
+        f"x has {int(missing.sum())} NaN entries in {int(rows.sum())} of {len(rows)} data "
+        f"(first in row {int(rows.nonzero()[0])}). Missing values are passed by mask=, a "
+        "boolean tensor that is True where x was observed."
+    )
+
+
+def _outside(x: Tensor, legal: Tensor, likelihood: TorchDistribution) -> ValueError:
+    support: Any = likelihood.support
     element = support
     while isinstance(element, dist.constraints.independent):
         element = element.base_constraint
@@ -132,7 +140,7 @@ def check_support(x: Tensor, likelihood: TorchDistribution, mask: Tensor | None)
     offending = x[~element.check(x)] if element.event_dim == 0 else x[rows[0]]
     shown = ", ".join(f"{v:g}" for v in offending.flatten()[:3].tolist())
     fit = ", ".join(f"fam.{name}" for name in fitting_data(x)) or "none on the shelf"
-    raise ValueError(
+    return ValueError(
         f"x lies outside the support of the {_name(likelihood)} likelihood "
         f"({space_of(support).name}) in {len(rows)} of {len(x)} data: values such as {shown} "
         f"(row {int(rows[0])}); x ranges over [{float(x.min()):g}, {float(x.max()):g}]. "

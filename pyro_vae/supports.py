@@ -177,9 +177,9 @@ def interior_point(support: Constraint) -> float:
     )
 
 
-def inside(support: Constraint, value: Tensor) -> bool:
-    """Say whether every element of `value` lies in the support."""
-    return bool(support.check(value).all())
+def inside(support: Constraint, value: Tensor) -> Tensor:
+    """Say, as a 0-dim tensor, whether every element of `value` lies in the support."""
+    return support.check(value).all()
 
 
 def legal_point(support: Constraint, like: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae.checks import is_deferred, require
 from pyro_vae.closures import hidden_modules
 from pyro_vae.families import Family
 from pyro_vae.families.pairing import Side, check_pair, side
@@ -294,14 +295,19 @@ class _Pairing:
             self.seen[name] = _side(q)
 
     def check(self, name: str, p: TorchDistribution) -> None:
-        if name in self.seen and not check_pair(name, self.seen[name], _side(p)):
-            self.judged_by_draws.add(name)
+        # supports may be read off numbers, and were when the program ran before its graph was made
+        if name in self.seen and not is_deferred():
+            if not check_pair(name, self.seen[name], _side(p)):
+                self.judged_by_draws.add(name)
 
     def check_draw(self, name: str, p: TorchDistribution, z: Tensor) -> None:
-        if name in self.judged_by_draws and not inside(_side(p).support, z):
-            raise ValueError(
-                f"site {name!r}: the guide {self.seen[name].name} drew values outside the "
-                f"support of the prior {type(p).__name__}, where KL(q || p) is infinite."
+        if name in self.judged_by_draws:
+            require(
+                inside(_side(p).support, z),
+                lambda: ValueError(
+                    f"site {name!r}: the guide {self.seen[name].name} drew values outside the "
+                    f"support of the prior {type(p).__name__}, where KL(q || p) is infinite."
+                ),
             )
 
 

@@ -12,6 +12,7 @@ ROOT = Path(pyro_vae.__file__).parent
 FLOORS = [
     [
         "registry",
+        "checks",
         "supports",
         "closures",
         "param_store",

@@ -21,7 +21,7 @@ Sources: On the distribution of points in a cube and the approximate evaluation 
 
 from __future__ import annotations
 
-__all__ = ["REPLICATES", "NoEstimate", "Noise", "draws"]
+__all__ = ["REPLICATES", "NoEstimate", "Noise", "draws", "net"]
 
 import math
 from typing import ClassVar
@@ -189,7 +189,7 @@ class Quasi(Noise):
         # all that follows is a function of one number of torch's random state
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
         bits = 2**SobolEngine.MAXBIT
-        nets = torch.stack([_net(dims, self.group, generator) for _ in range(replicates)])
+        nets = torch.stack([net(dims, self.group, generator) for _ in range(replicates)])
         nets = nets.reshape(replicates, self.group, *(1,) * len(self.batch), dims)
         shape_of = (replicates, self.group, *self.batch, dims)
         shift = torch.randint(bits, (replicates, 1, *shape_of[2:]), generator=generator)
@@ -198,8 +198,14 @@ class Quasi(Noise):
         return u.reshape(self.count, *shape).clamp(_LEAST, 1 - _LEAST).to(self.device)
 
 
-def _net(dims: int, size: int, generator: torch.Generator) -> Tensor:
-    """The points of a scrambled net as integers, of shape (size, dims)."""
+def net(dims: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return the points of a scrambled Sobol net as integers below 2^30, of shape (size, dims).
+
+    Arguments:
+        dims: The number of dimensions.
+        size: The number of points.
+        generator: What the scrambling is drawn from.
+    """
     seed = int(torch.randint(2**62, (), generator=generator))
     engine = SobolEngine(dims, scramble=True, seed=seed)
     return (engine.draw(size, dtype=torch.float64) * 2**SobolEngine.MAXBIT).round().long()

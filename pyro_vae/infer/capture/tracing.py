@@ -1,0 +1,247 @@
+"""One evaluation of an objective and its gradients, recorded as a graph of tensor operations.
+
+    (loss, holds, gradients) = graph(tensor arguments)
+
+Python, Pyro's handlers and autograd run once, under `make_fx`; what remains are their tensor
+operations. Parameters and buffers stay live: the graph holds the tensors themselves, so that an
+update in place is seen by the next replay.
+"""
+
+from __future__ import annotations
+
+__all__ = ["NotCapturable", "Traced", "trace"]
+
+import random
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from pyro_vae.checks import deferred
+from pyro_vae.infer.bound import Objective
+
+# whose frames are not the program's own
+_LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, pyro))
+
+
+class NotCapturable(RuntimeError):
+    """A program that is no fixed list of tensor operations; the message names what is not."""
+
+
+class Traced(NamedTuple):
+    """A graph, and what it was made of.
+
+    Arguments:
+        graph: `graph(*tensors) -> (loss, holds, *gradients)`, to be run without autograd.
+        leaves: The tensors whose gradients the graph returns, in that order.
+        modules: The modules that the program called.
+    """
+
+    graph: GraphModule
+    leaves: list[Tensor]
+    modules: list[nn.Module]
+
+
+def trace(
+    rehearse: Callable[[], Any],
+    objective: Callable[..., Objective],
+    tensors: Sequence[Tensor],
+    *,
+    gradients: bool,
+) -> Traced:
+    """Run a program once as it is, then once more while its operations are recorded.
+
+    Random states and the buffers of modules are afterwards what they were.
+
+    Arguments:
+        rehearse: Runs the program as users do, with validation; creates lazy parameters.
+        objective: The objective as a function of the tensor arguments.
+        tensors: The tensor arguments.
+        gradients: Whether the gradients of the objective are wanted.
+
+    Returns:
+        The graph.
+
+    Raises:
+        NotCapturable: If a number is read, or drawn by Python or NumPy, on the way.
+        Exception: What the program raises when it is run as it is.
+    """
+    # a tensor that is an argument here may be a constant of the program elsewhere
+    inputs = [t.detach() for t in tensors]
+    leaves: list[Tensor] = []
+    where = _Where()
+
+    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+        with deferred() as flags, where:
+            made = objective(*tensors)
+        flags = [*flags, *(check.flag for check in made.checks), made.loss.isfinite()]
+        holds = torch.stack([flag.reshape(()) for flag in flags]).all()
+        if not (gradients and made.surrogate.requires_grad):
+            return made.loss, holds
+        leaves.extend(_leaves(made.surrogate))
+        found = torch.autograd.grad(made.surrogate, leaves, allow_unused=True)
+        reached = [(leaf, g) for leaf, g in zip(leaves, found, strict=True) if g is not None]
+        leaves[:] = [leaf for leaf, _ in reached]
+        return made.loss, holds, *(g for _, g in reached)
+
+    with ExitStack() as stack:
+        called = stack.enter_context(_unchanged())
+        rehearse()
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # they were heard in the rehearsal
+        stack.enter_context(_drawn_by_torch())
+        try:
+            graph = make_fx(step, record_stack_traces=True)(*inputs)
+        except Exception as error:
+            raise NotCapturable(_reason(error, where.site)) from error
+    _check_shapes(graph)
+    return Traced(graph, leaves, list(called))
+
+
+def _leaves(surrogate: Tensor) -> list[Tensor]:
+    """The tensors that autograd would add gradients to, but those made on the way."""
+    mode = get_proxy_mode()
+    assert mode is not None
+    made_here: Any = mode.tracer.tensor_tracker  # type: ignore[attr-defined]
+    found: list[Tensor] = []
+    seen, queue = set(), [surrogate.grad_fn]
+    while queue:
+        node: Any = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and variable not in made_here:
+            found.append(variable)
+        queue.extend(following for following, _ in reversed(node.next_functions))
+    return found
+
+
+# ------------------------------------------------------------------------------- a good guest
+@contextmanager
+def _unchanged() -> Iterator[dict[nn.Module, None]]:
+    """Note which modules are called; put their buffers and the random states back at the end."""
+    called: dict[nn.Module, None] = {}
+    before: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+
+    def note(module: nn.Module, _: Any) -> None:
+        if module not in called:
+            called[module] = None
+            buffers = [(n, b) for n, b in module._buffers.items() if b is not None]
+            before.extend((module, name, b, b.detach().clone()) for name, b in buffers)
+
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    hook = register_module_forward_pre_hook(note)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield called
+    finally:
+        hook.remove()
+        replaced = [(m, name) for m, name, b, _ in before if m._buffers.get(name) is not b]
+        with torch.no_grad():
+            for module, name, buffer, value in before:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+    if replaced:
+        module, name = replaced[0]
+        raise NotCapturable(
+            f"{type(module).__name__} puts a new tensor into its buffer {name!r} in each call, "
+            f"which a replay would not see; write into it, as in `self.{name}.copy_(...)`."
+        )
+
+
+@contextmanager
+def _drawn_by_torch() -> Iterator[None]:
+    """Refuse numbers drawn by Python or NumPy, which every replay would repeat."""
+    before = random.getstate(), np.random.get_state(legacy=False)
+    yield
+    after = random.getstate(), np.random.get_state(legacy=False)
+    for name, old, new in zip(("random", "numpy.random"), before, after, strict=True):
+        if repr(old) != repr(new):
+            raise NotCapturable(
+                f"the program draws numbers by {name}, which would be the same in every replay; "
+                "draw them by torch, or pass them as tensor arguments."
+            )
+
+
+# ------------------------------------------------------------------------------ what went wrong
+class _Where(Messenger):
+    """Notes the last site that was begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = "before its first site"
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.site = f"at site {msg['name']!r}"
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.site = f"after site {msg['name']!r}"
+
+
+def _reason(error: Exception, site: str) -> str:
+    if isinstance(error, NotCapturable):
+        return str(error)
+    text = str(error)
+    line = _own_frame(traceback.extract_tb(error.__traceback__))
+    if "_local_scalar_dense" in text or "data-dependent" in text.lower():
+        what = "reads a number off a tensor (.item(), bool(), float(), `if` or `while` on data)"
+        cure = "Take torch.where in its place, or uncapturable='eager' to run it as it is."
+    else:
+        first = text.strip().splitlines()[0] if text.strip() else "no message"
+        what = f"does what a graph cannot hold ({type(error).__name__}: {first})"
+        cure = "uncapturable='eager' runs it as it is."
+    return f"the program {what} {site}, {line}. {cure}"
+
+
+def _own_frame(frames: Sequence[traceback.FrameSummary]) -> str:
+    """The innermost line that is neither torch's, Pyro's nor of this package's inference."""
+    own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, _HERE))]
+    frame = (own or list(frames))[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}: {(frame.line or '').strip()}"
+
+
+_HERE = str(Path(__file__).parent.parent)
+
+
+def _check_shapes(graph: GraphModule) -> None:
+    """Refuse operations whose result has a shape that depends on data."""
+    for node in graph.graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if torch.Tag.dynamic_output_shape not in tags or not _depends_on_data(node):
+            continue
+        frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
+        line = next((f for f in reversed(frames) if f.startswith("File")), "")
+        raise NotCapturable(
+            f"{node.target} makes a tensor whose shape depends on data, so that no fixed list of "
+            f"operations serves all data ({line}). Take torch.where or a mask in its place, or "
+            "uncapturable='eager' to run it as it is."
+        )
+
+
+def _depends_on_data(node: Any) -> bool:
+    if node.target is not torch.ops.aten.index.Tensor:
+        return True
+    # an index by numbers has the shape of the index; one by booleans does not
+    kinds = [getattr(_value(n), "dtype", None) for n in node.args[1] if n is not None]
+    return any(kind in (torch.bool, torch.uint8) for kind in kinds)
+
+
+def _value(node: Any) -> Any:
+    if node.op == "get_attr":
+        return getattr(node.graph.owning_module, node.target)
+    return node.meta.get("val", node.meta.get("tensor_meta"))

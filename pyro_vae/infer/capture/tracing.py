@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
 
 from pyro_vae.checks import deferred
 from pyro_vae.infer.bound import Objective
@@ -83,7 +84,7 @@ def trace(
     where = _Where()
 
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
-        with deferred() as flags, where:
+        with deferred() as flags, where, _Unread():
             made = objective(*tensors)
         flags = [*flags, *(check.flag for check in made.checks), made.loss.isfinite()]
         holds = torch.stack([flag.reshape(()) for flag in flags]).all()
@@ -109,6 +110,22 @@ def trace(
             raise NotCapturable(_reason(error, where.site)) from error
     _check_shapes(graph)
     return Traced(graph, leaves, list(called))
+
+
+class _Unread(TorchFunctionMode):
+    """Does without reading numbers what torch does with a look at them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.one_hot:
+            return _one_hot(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes < 0:
+        num_classes = int(tensor.max()) + 1
+    classes = torch.arange(num_classes, device=tensor.device)
+    return (tensor.unsqueeze(-1) == classes).long()
 
 
 def _leaves(surrogate: Tensor) -> list[Tensor]:

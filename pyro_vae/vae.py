@@ -295,10 +295,11 @@ class _Pairing:
             self.seen[name] = _side(q)
 
     def check(self, name: str, p: TorchDistribution) -> None:
-        # supports may be read off numbers, and were when the program ran before its graph was made
-        if name in self.seen and not is_deferred():
-            if not check_pair(name, self.seen[name], _side(p)):
-                self.judged_by_draws.add(name)
+        # supports are read off numbers, and were, when the program ran before its graph was made
+        if name not in self.seen or is_deferred():
+            return
+        if not check_pair(name, self.seen[name], _side(p)):
+            self.judged_by_draws.add(name)
 
     def check_draw(self, name: str, p: TorchDistribution, z: Tensor) -> None:
         if name in self.judged_by_draws:

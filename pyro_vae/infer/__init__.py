@@ -1,7 +1,7 @@
 """ELBO classes, for `SVI`, `ELBOModule` and torch optimizers alike, and their capture."""
 
 from pyro_vae.infer.bound import Bound
-from pyro_vae.infer.capture import CapturedELBO, GraphInfo, NotCapturable, capture
+from pyro_vae.infer.capturing import CapturedELBO, GraphInfo, NotCapturable, capture
 from pyro_vae.infer.exact_kl import TraceExactKL_ELBO
 from pyro_vae.infer.iwae import TraceIWAE_ELBO
 from pyro_vae.infer.stl import TraceSTL_ELBO

@@ -107,9 +107,9 @@ def settings(elbo: ELBO) -> tuple[Any, ...]:
     """
     if _PYRO_STACK:
         raise RuntimeError(
-            f"a captured ELBO is called inside a handler ({type(_PYRO_STACK[-1]).__name__}), which "
-            "would not reach the sites of a replay. Put the handler around model and guide, as "
-            "in poutine.scale(model, 0.5), and capture these; with SVI take the uncaptured ELBO."
+            f"a captured ELBO is called inside a handler, {type(_PYRO_STACK[-1]).__name__}, which "
+            "a replay would not hear. Put the handler around model and guide, as in "
+            "poutine.scale(model, 0.5), and capture these; in SVI take the uncaptured ELBO."
         )
     own = tuple((k, _setting(v)) for k, v in vars(elbo).items() if k not in ("beta", "_routes"))
     modes = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")

@@ -64,7 +64,7 @@ class Watch:
         return all(t.requires_grad is wanted for t, wanted in self._frozen)
 
     def stale(self) -> str | None:
-        """Say what was replaced since, so that the graph can never serve again; None if nothing."""
+        """Say what was replaced, so that the graph can never serve again; None if nothing was."""
         for held, name, value, of in self._held:
             if held.get(name) is not value:
                 return f"{name!r} of {of} was replaced"

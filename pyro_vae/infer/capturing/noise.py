@@ -20,15 +20,15 @@ __all__ = ["KINDS", "Lifted", "Noise", "Source", "lift"]
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.quasirandom import SobolEngine
 
-from pyro_vae.infer.capture.tidy import aten, is_random
-from pyro_vae.infer.capture.tracing import NotCapturable
+from pyro_vae.infer.capturing.tidy import aten, is_random
+from pyro_vae.infer.capturing.tracing import NotCapturable
 from pyro_vae.kl.draws import net
 
 KINDS = ("random", "antithetic", "quasi")
@@ -220,7 +220,7 @@ def _mirrored(shapes: list[torch.Size], device: torch.device) -> list[Tensor]:
 
 
 def _nets(shapes: list[torch.Size], device: torch.device) -> list[Tensor]:
-    """Uniform numbers whose first dimension runs over one net, all shapes being dimensions of it."""
+    """Uniform numbers: the first dimension runs over the points of one net, the rest is theirs."""
     # (particles, data, rest): what belongs to one datum is one point
     rests = [math.prod(shape[2:]) for shape in shapes]
     total = sum(rests)

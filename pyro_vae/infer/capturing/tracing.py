@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,9 @@ import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
@@ -83,8 +86,8 @@ def trace(
     leaves: list[Tensor] = []
     where = _Where()
 
-    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
-        with deferred() as flags, where, _Unread():
+    def step(*tensors: Tensor, shapes: bool = False) -> tuple[Tensor, ...]:
+        with deferred() as flags, where, _Unread(shapes=shapes):
             made = objective(*tensors)
         flags = [*flags, *(check.flag for check in made.checks), made.loss.isfinite()]
         holds = torch.stack([flag.reshape(()) for flag in flags]).all()
@@ -104,21 +107,66 @@ def trace(
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # they were heard in the rehearsal
         stack.enter_context(_drawn_by_torch())
+        # one mode for the stand-ins of all results: without it make_fx makes one for each
+        context = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+        stack.enter_context(tracing(context))
         try:
-            graph = make_fx(step, record_stack_traces=True)(*inputs)
+            graph = make_fx(step)(*inputs)
+            dynamic = _of_dynamic_shape(graph)
+            if dynamic:
+                # once more, up to the line of the program
+                make_fx(partial(step, shapes=True))(*inputs)
+                raise _DynamicShape(str(dynamic[0].target))
         except Exception as error:
             raise NotCapturable(_reason(error, where.site)) from error
-    _check_shapes(graph)
     return Traced(graph, leaves, list(called))
 
 
 class _Unread(TorchFunctionMode):
-    """Does without reading numbers what torch does with a look at them."""
+    """Does without reading numbers what torch does with a look at them, and refuses to read.
+
+    Whatever goes through torch's dispatcher is refused by `make_fx`; these go around it.
+    """
+
+    AROUND = ("numpy", "tolist", "__array__", "__dlpack__")
+    OF_ANY_SHAPE = (
+        *("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive"),
+        *("repeat_interleave", "bincount", "histc", "where"),
+    )
+
+    def __init__(self, *, shapes: bool) -> None:
+        super().__init__()
+        self.shapes = shapes
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.one_hot:
             return _one_hot(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in self.AROUND and args[0] in _made_here():
+            raise RuntimeError(f"_local_scalar_dense by Tensor.{name}()")
+        if self.shapes and (
+            (name in self.OF_ANY_SHAPE and not (name == "where" and len(args) > 1))
+            or (name == "__getitem__" and _by_booleans(args[1]))
+        ):
+            raise _DynamicShape(name)
         return func(*args, **(kwargs or {}))
+
+
+class _DynamicShape(RuntimeError):
+    """An operation, by its name, whose result has a shape that depends on data."""
+
+
+def _by_booleans(index: Any) -> bool:
+    # an index by numbers has the shape of the index; one by booleans does not
+    parts = index if isinstance(index, tuple | list) else [index]
+    return any(getattr(part, "dtype", None) in (torch.bool, torch.uint8) for part in parts)
+
+
+def _made_here() -> Any:
+    """The tensors that were made while the program is traced."""
+    mode = get_proxy_mode()
+    assert mode is not None
+    return mode.tracer.tensor_tracker  # type: ignore[attr-defined]
 
 
 def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
@@ -130,9 +178,7 @@ def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 def _leaves(surrogate: Tensor) -> list[Tensor]:
     """The tensors that autograd would add gradients to, but those made on the way."""
-    mode = get_proxy_mode()
-    assert mode is not None
-    made_here: Any = mode.tracer.tensor_tracker  # type: ignore[attr-defined]
+    made_here = _made_here()
     found: list[Tensor] = []
     seen, queue = set(), [surrogate.grad_fn]
     while queue:
@@ -216,8 +262,11 @@ def _reason(error: Exception, site: str) -> str:
     text = str(error)
     line = _own_frame(traceback.extract_tb(error.__traceback__))
     if "_local_scalar_dense" in text or "data-dependent" in text.lower():
-        what = "reads a number off a tensor (.item(), bool(), float(), `if` or `while` on data)"
+        what = "reads a number off a tensor (.item(), .numpy(), float(), `if` or `while` on data)"
         cure = "Take torch.where in its place, or uncapturable='eager' to run it as it is."
+    elif isinstance(error, _DynamicShape):
+        what = f"makes a tensor whose shape depends on data, by {text.splitlines()[0]},"
+        cure = "Take torch.where or a mask in its place, or uncapturable='eager' to run it."
     else:
         first = text.strip().splitlines()[0] if text.strip() else "no message"
         what = f"does what a graph cannot hold ({type(error).__name__}: {first})"
@@ -235,30 +284,19 @@ def _own_frame(frames: Sequence[traceback.FrameSummary]) -> str:
 _HERE = str(Path(__file__).parent.parent)
 
 
-def _check_shapes(graph: GraphModule) -> None:
-    """Refuse operations whose result has a shape that depends on data."""
-    for node in graph.graph.nodes:
-        tags = getattr(node.target, "tags", ())
-        if torch.Tag.dynamic_output_shape not in tags or not _depends_on_data(node):
-            continue
-        frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
-        line = next((f for f in reversed(frames) if f.startswith("File")), "")
-        raise NotCapturable(
-            f"{node.target} makes a tensor whose shape depends on data, so that no fixed list of "
-            f"operations serves all data ({line}). Take torch.where or a mask in its place, or "
-            "uncapturable='eager' to run it as it is."
-        )
+def _of_dynamic_shape(graph: GraphModule) -> list[Node]:
+    """The operations whose result has a shape that depends on data."""
+    tag = torch.Tag.dynamic_output_shape
+    nodes = [n for n in graph.graph.nodes if tag in getattr(n.target, "tags", ())]
+    return [n for n in nodes if n.target is not torch.ops.aten.index.Tensor or _masks(n)]
 
 
-def _depends_on_data(node: Any) -> bool:
-    if node.target is not torch.ops.aten.index.Tensor:
-        return True
-    # an index by numbers has the shape of the index; one by booleans does not
-    kinds = [getattr(_value(n), "dtype", None) for n in node.args[1] if n is not None]
-    return any(kind in (torch.bool, torch.uint8) for kind in kinds)
+def _masks(node: Node) -> bool:
+    values = [None if n is None else _value(n) for n in node.args[1]]  # type: ignore[union-attr]
+    return _by_booleans(values)
 
 
 def _value(node: Any) -> Any:
     if node.op == "get_attr":
         return getattr(node.graph.owning_module, node.target)
-    return node.meta.get("val", node.meta.get("tensor_meta"))
+    return node.meta.get("val")

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Replay", "check_compiler"]
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_vae.infer.capture.noise import Noise, Source, lift
-from pyro_vae.infer.capture.tidy import is_random, tidy, written_state
-from pyro_vae.infer.capture.tracing import Traced
+from pyro_vae.infer.capturing.noise import Noise, Source, lift
+from pyro_vae.infer.capturing.tidy import is_random, tidy, written_state
+from pyro_vae.infer.capturing.tracing import Traced
 
 
 class Seconds(NamedTuple):
@@ -103,8 +104,10 @@ class Replay:
 
 
 def _inductor(graph: GraphModule, given: list[Tensor], options: dict[str, Any]) -> Any:
-    # torch.compile would look at the graph anew in each call, which costs as much as a small step
-    return torch._inductor.compile(graph, given, options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch says of its own parts when it imports them
+        # torch.compile would look at the graph anew in each call, which costs as much as a step
+        return torch._inductor.compile(graph, given, options=options)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -66,7 +66,7 @@ def writes(node: Node) -> list[Node]:
     for i, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name)
-            written += [n for n in _nodes(value)]
+            written += list(_nodes(value))
     return written
 
 
@@ -248,7 +248,7 @@ def _fold(graph: GraphModule) -> None:
 
 
 def _literals(graph: Graph) -> set[Node]:
-    """Tensors made of Python's numbers: `make_fx` keeps them, and lifts a copy where they stand."""
+    """Tensors made of Python's numbers: `make_fx` keeps them, and lifts a copy of each."""
     lifted = (aten.lift_fresh_copy.default, aten.lift_fresh.default, aten.lift.default)
     made = [n for n in graph.nodes if n.op == "get_attr" and n.users]
     names = {n.target for n in made if all(u.target in lifted for u in n.users)}

@@ -12,7 +12,6 @@ __all__ = ["CapturedELBO", "GraphInfo", "capture"]
 
 import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -27,13 +26,14 @@ from torch.optim import Optimizer
 
 from pyro_vae.closures import used_modules
 from pyro_vae.infer.bound import Bound
-from pyro_vae.infer.capture.noise import KINDS, Source
-from pyro_vae.infer.capture.objectives import objective_of
-from pyro_vae.infer.capture.replay import Replay, check_compiler
-from pyro_vae.infer.capture.signature import Signature, rebuild, settings, signature
-from pyro_vae.infer.capture.tracing import NotCapturable, trace
-from pyro_vae.infer.capture.update import Update
-from pyro_vae.infer.capture.watch import Watch
+from pyro_vae.infer.capturing.noise import KINDS, Source
+from pyro_vae.infer.capturing.objectives import objective_of
+from pyro_vae.infer.capturing.replay import Replay, check_compiler
+from pyro_vae.infer.capturing.shelf import Graphs, Kept
+from pyro_vae.infer.capturing.signature import Signature, rebuild, settings, signature
+from pyro_vae.infer.capturing.tracing import NotCapturable, trace
+from pyro_vae.infer.capturing.update import Update
+from pyro_vae.infer.capturing.watch import Watch
 
 MOST = 8
 """How many graphs are kept."""
@@ -57,12 +57,6 @@ class GraphInfo(NamedTuple):
     compile_seconds: float
     same_stream: bool
     random: tuple[Source, ...]
-
-
-class _Kept(NamedTuple):
-    replay: Replay
-    watch: Watch
-    told: dict[str, str]
 
 
 def capture(
@@ -179,18 +173,14 @@ class CapturedELBO:
         _one_of("uncapturable", uncapturable, ("raise", "eager"))
         if mode is not None and not compile:
             raise ValueError(f"mode={mode!r} is one of compiled graphs; set compile=True.")
-        if isinstance(max_graphs, bool) or not isinstance(max_graphs, int) or max_graphs < 1:
-            raise ValueError(f"max_graphs must be at least 1, not {max_graphs!r}.")
         if compile:
             check_compiler()
         self.elbo, self.model, self.guide = elbo, model, guide
         self._objective = objective_of(elbo)
         self._options = {"noise": noise, "compile": compile, "mode": mode}
-        self._max_graphs, self._eager = max_graphs, uncapturable == "eager"
+        self._eager = uncapturable == "eager"
         self.update = None if optimizer is None else Update(optimizer)
-        self._graphs: OrderedDict[Hashable, list[_Kept]] = OrderedDict()
-        self._count = 0
-        self._last: dict[str, str] = {}
+        self._graphs = Graphs(max_graphs)
         self._beta: Tensor | None = None
         self._betas: set[float] = set()
         self._pending: Tensor | None = None
@@ -289,7 +279,9 @@ class CapturedELBO:
         """
         kept = self._graph(signature(args, kwargs), gradients=True)
         if kept is None or kept.replay.noise is None:
-            raise ValueError("the noise is no argument of the graph: capture(..., noise='random').")
+            raise ValueError(
+                "the noise is no argument of the graph: capture(..., noise='random')."
+            )
         return kept.replay.noise()
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
@@ -304,26 +296,17 @@ class CapturedELBO:
     @property
     def graphs(self) -> list[GraphInfo]:
         """The graphs that are kept, the one longest unused first."""
-        return [_info(kept) for kept in self._all()]
+        return [_info(kept) for kept in self._graphs]
 
     # ------------------------------------------------------------------------------- the graphs
-    def _all(self) -> Iterator[_Kept]:
-        return (kept for graphs in self._graphs.values() for kept in graphs)
-
-    def _graph(self, sign: Signature, *, gradients: bool) -> _Kept | None:
+    def _graph(self, sign: Signature, *, gradients: bool) -> Kept | None:
         """The graph for a call, captured anew if there is none; None to run the program."""
         if self.eager_reason is not None:
             return None
         key = (sign.key, settings(self.elbo), self._note_beta(), gradients)
-        why = "first"
-        for kept in list(self._graphs.get(key, ())):
-            stale = kept.watch.stale()
-            if stale is not None:
-                self._graphs[key].remove(kept)
-                why = stale
-            elif kept.watch.fits():
-                self._graphs.move_to_end(key)
-                return kept
+        kept = self._graphs.find(key)
+        if kept is not None:
+            return kept
         try:
             kept = self._capture(sign, gradients)
         except NotCapturable as error:
@@ -332,13 +315,10 @@ class CapturedELBO:
             self.eager_reason = str(error)
             warnings.warn(f"run as it is, without a graph: {error}", stacklevel=4)
             return None
-        self._graphs.setdefault(key, []).append(kept)
-        self._graphs.move_to_end(key)
-        self._count += 1
-        self._bound(kept, why)
+        self._graphs.add(key, kept, self._told(sign))
         return kept
 
-    def _capture(self, sign: Signature, gradients: bool) -> _Kept:
+    def _capture(self, sign: Signature, gradients: bool) -> Kept:
         # what is kept of the arguments are their places, not the data
         structure = sign.structure
         names: dict[str, None] = {}
@@ -364,27 +344,7 @@ class CapturedELBO:
         modules = dict.fromkeys([*_modules(self.model), *_modules(self.guide), *traced.modules])
         store = pyro.get_param_store()
         watch = Watch(modules, traced.leaves, [n for n in names if n in store])
-        return _Kept(replay, watch, self._told(sign))
-
-    def _bound(self, kept: _Kept, why: str) -> None:
-        """Forget the graph longest unused, and say so when graphs are made again and again."""
-        while sum(1 for _ in self._all()) > self._max_graphs:
-            oldest = next(iter(self._graphs))
-            self._graphs[oldest].pop(0)
-            if not self._graphs[oldest]:
-                del self._graphs[oldest]
-        excess = self._count - self._max_graphs
-        if excess > 0 and excess & (excess - 1) == 0:  # 1, 2, 4, 8, ...
-            changed = [k for k in kept.told if kept.told[k] != self._last.get(k)]
-            what = ", ".join(f"{k} from {self._last.get(k)} to {kept.told[k]}" for k in changed)
-            warnings.warn(
-                f"this is graph number {self._count}, and {self._max_graphs} are kept: capturing "
-                f"costs more than it gains. What changed last: {what or why}. Pass what changes "
-                "as a tensor of one shape (drop the last smaller batch, beta=torch.tensor(...)), "
-                "or raise max_graphs.",
-                stacklevel=5,
-            )
-        self._last = kept.told
+        return Kept(replay, watch)
 
     def _told(self, sign: Signature) -> dict[str, str]:
         return {
@@ -486,7 +446,7 @@ def _modules(program: Any) -> Iterator[nn.Module]:
         yield from module.modules()
 
 
-def _info(kept: _Kept) -> GraphInfo:
+def _info(kept: Kept) -> GraphInfo:
     replay = kept.replay
     return GraphInfo(
         shapes=tuple(

@@ -13,14 +13,14 @@ __all__ = ["CapturedELBO", "GraphInfo", "capture"]
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -175,7 +175,8 @@ class CapturedELBO:
             raise ValueError(f"mode={mode!r} is one of compiled graphs; set compile=True.")
         if compile:
             check_compiler()
-        self.elbo, self.model, self.guide = elbo, model, guide
+        self.elbo: Any = elbo
+        self.model, self.guide = model, guide
         self._objective = objective_of(elbo)
         self._options = {"noise": noise, "compile": compile, "mode": mode}
         self._eager = uncapturable == "eager"
@@ -279,9 +280,7 @@ class CapturedELBO:
         """
         kept = self._graph(signature(args, kwargs), gradients=True)
         if kept is None or kept.replay.noise is None:
-            raise ValueError(
-                "the noise is no argument of the graph: capture(..., noise='random')."
-            )
+            raise ValueError("the graph holds its noise itself: capture(..., noise='random').")
         return kept.replay.noise()
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
@@ -321,13 +320,14 @@ class CapturedELBO:
     def _capture(self, sign: Signature, gradients: bool) -> Kept:
         # what is kept of the arguments are their places, not the data
         structure = sign.structure
-        names: dict[str, None] = {}
+        asked = _Asked()
+        pyro_optim = self.update is not None and isinstance(self.update.optimizer, PyroOptim)
 
         def rehearse() -> None:
             args, kwargs = rebuild(structure, sign.tensors)
-            with poutine.trace(param_only=True) as seen:
+            # Pyro's optimizers know parameters by their names in the store, so collect them there
+            with poutine.trace(param_only=True) if pyro_optim else nullcontext(), asked:
                 self.elbo.loss(self.model, self.guide, *args, **kwargs)
-            names.update(dict.fromkeys(seen.trace.nodes))
 
         def objective(*tensors: Tensor) -> Any:
             args, kwargs = rebuild(structure, tensors)
@@ -342,8 +342,7 @@ class CapturedELBO:
         particles = int(getattr(self.elbo, "num_particles", 1))
         replay = Replay(traced, seconds, sign.tensors, particles=particles, **self._options)
         modules = dict.fromkeys([*_modules(self.model), *_modules(self.guide), *traced.modules])
-        store = pyro.get_param_store()
-        watch = Watch(modules, traced.leaves, [n for n in names if n in store])
+        watch = Watch(modules, traced.leaves, asked.names)
         return Kept(replay, watch)
 
     def _told(self, sign: Signature) -> dict[str, str]:
@@ -372,7 +371,7 @@ class CapturedELBO:
     @contextmanager
     def _lifted_beta(self) -> Iterator[None]:
         """Let the ELBO see beta as a tensor, which a schedule may write into."""
-        elbo: Any = self.elbo
+        elbo = self.elbo
         if self._beta is None or isinstance(elbo.beta, Tensor):
             yield
             return
@@ -407,8 +406,7 @@ class CapturedELBO:
 
     # ------------------------------------------------------------------------------------ eager
     def _run_eager(self, args: Any, kwargs: Any) -> Tensor:
-        loss: Any = self.elbo
-        loss = loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
+        loss = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
         loss.backward()
         return loss.detach()
 
@@ -416,10 +414,10 @@ class CapturedELBO:
         assert self.update is not None
         optimizer = self.update.optimizer
         with poutine.trace(param_only=True) as seen:
-            loss: Any = self.elbo
-            loss = loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
+            loss = self.elbo.differentiable_loss(self.model, self.guide, *args, **kwargs)
         if isinstance(optimizer, PyroOptim):
-            leaves = {n["value"].unconstrained() for n in seen.trace.nodes.values()}
+            nodes: dict[str, Any] = dict(seen.trace.nodes)
+            leaves: Any = {node["value"].unconstrained() for node in nodes.values()}
             for leaf in leaves:
                 leaf.grad = None
             loss.backward()
@@ -429,6 +427,17 @@ class CapturedELBO:
             loss.backward()
             optimizer.step()
         return loss.detach()
+
+
+class _Asked(Messenger):
+    """Notes which parameters of Pyro's store a program asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, None] = {}
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        self.names[msg["name"]] = None
 
 
 def _one_of(name: str, value: Any, known: Sequence[Any]) -> None:

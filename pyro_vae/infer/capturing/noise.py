@@ -159,6 +159,10 @@ def lift(graph: GraphModule) -> tuple[list[Lifted], list[Source]]:
     return lifted, sources
 
 
+class _Blank(str):
+    """The place of a tensor without values yet."""
+
+
 def _after(graph: GraphModule, placeholders: list[Node]) -> Node:
     if placeholders:
         return placeholders[-1].next
@@ -172,13 +176,13 @@ def _lifted(node: Node) -> Lifted | None:
     # a blank made like another tensor has its shape, which is the same in every replay
     like = torch.empty_like(node.meta["val"], device="meta")
     device, target = node.meta["val"].device, node.target
+    # by their names: the nodes themselves are about to go
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: _Blank(n.name))
 
     def draw() -> Tensor:
-        def blank(_: Node) -> Tensor:
-            return torch.empty(like.shape, dtype=like.dtype, device=device)
-
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), blank)
-        return target(*args, **kwargs)  # type: ignore[operator,misc]
+        blank = torch.empty(like.shape, dtype=like.dtype, device=device)
+        own = [blank if isinstance(a, _Blank) else a for a in args]
+        return target(*own, **kwargs)  # type: ignore[operator,misc]
 
     value = torch.empty(0, dtype=like.dtype, device=device).new_empty(like.shape, device="meta")
     return Lifted(draw, _from_uniform(node), value)

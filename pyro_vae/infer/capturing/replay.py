@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from pyro_vae.infer.capturing.noise import Noise, Source, lift
 from pyro_vae.infer.capturing.tidy import is_random, tidy, written_state
-from pyro_vae.infer.capturing.tracing import Traced
+from pyro_vae.infer.capturing.tracing import NotCapturable, Traced
 
 
 class Seconds(NamedTuple):
@@ -55,6 +55,13 @@ class Replay:
         self.sources = [_source(n) for n in graph.graph.nodes if is_random(n)]
         if noise is not None:
             lifted, self.sources = lift(graph)
+            own = [source.law for source in self.sources if not source.lifted]
+            if own and noise != "random":
+                raise NotCapturable(
+                    f"noise={noise!r}: the law of {own[0]} depends on parameters, so that its "
+                    "numbers cannot be turned into others of the same law. Take noise='random', "
+                    "which leaves it in the graph, or a guide that draws by its quantiles."
+                )
             self.noise = Noise(noise, lifted, particles)
         self.same_stream = True
         self.copies_outputs = False
@@ -103,7 +110,7 @@ class Replay:
             torch.set_rng_state(start)
 
 
-def _inductor(graph: GraphModule, given: list[Tensor], options: dict[str, Any]) -> Any:
+def _inductor(graph: GraphModule, given: list[Any], options: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch says of its own parts when it imports them
         # torch.compile would look at the graph anew in each call, which costs as much as a step

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["is_random", "tidy", "value_of", "writes", "written_state"]
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,11 @@ aten: Any = torch.ops.aten
 _LARGEST = 65536
 _UNSET = (aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default)
 _FILLED = {aten.zeros_like.default: 0.0, aten.ones_like.default: 1.0, aten.new_zeros.default: 0.0}
+# torch declares no write for these, which move their running statistics in training
+_UNDECLARED = (
+    *(aten.native_batch_norm.default, aten.cudnn_batch_norm.default),
+    aten.miopen_batch_norm.default,
+)
 _SAME = (
     *(aten.view.default, aten.expand.default, aten._unsafe_view.default, aten.reshape.default),
     *(aten._to_copy.default, aten.alias.default, aten.detach.default),
@@ -62,6 +68,9 @@ def writes(node: Node) -> list[Node]:
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return []
+    if node.target in _UNDECLARED:
+        mean, variance, training = node.args[3:6]
+        return list(_nodes([mean, variance])) if training else []
     written = []
     for i, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
@@ -82,7 +91,7 @@ def _nodes(value: Any) -> Iterable[Node]:
 def _owner(node: Node) -> Node:
     """The node whose memory a view looks into; a written argument is returned itself."""
     while node.op == "call_function":
-        if node.target.__name__ == "getitem":
+        if node.target is operator.getitem:
             node = node.args[0]  # type: ignore[assignment]
             continue
         schema = getattr(node.target, "_schema", None)
@@ -296,7 +305,7 @@ def _own_outputs(graph: GraphModule) -> None:
         if not lent and not spread:
             return node
         with graph.graph.inserting_before(output):
-            options = {"memory_format": torch.contiguous_format}
+            options: dict[str, Any] = {"memory_format": torch.contiguous_format}
             copy = graph.graph.call_function(aten.clone.default, (node,), options)
         copy.meta.update(node.meta)
         return copy

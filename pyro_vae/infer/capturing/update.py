@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Update"]
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ class Update:
                 f"optimizer must be a torch.optim.Optimizer or a pyro.optim.PyroOptim, not a "
                 f"{type(optimizer).__name__}."
             )
-        self.optimizer = optimizer
+        self.optimizer: Any = optimizer
 
     def check(self, leaves: Sequence[Tensor]) -> None:
         """Raise unless the optimizer holds a parameter that has a gradient.
@@ -65,7 +66,7 @@ class Update:
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient
         if isinstance(self.optimizer, PyroOptim):
-            self.optimizer(set(leaves))
+            self.optimizer(list(leaves))
             return
         own = {id(leaf) for leaf in leaves}
         for group in self.optimizer.param_groups:
@@ -90,9 +91,8 @@ class Update:
 
 
 def _any_hooks() -> bool:
-    from torch.optim import optimizer
-
-    return bool(optimizer._global_optimizer_pre_hooks or optimizer._global_optimizer_post_hooks)
+    hooks: Any = sys.modules[Optimizer.__module__]
+    return bool(hooks._global_optimizer_pre_hooks or hooks._global_optimizer_post_hooks)
 
 
 def _is_lean(group: dict[str, Any]) -> bool:
@@ -110,10 +110,11 @@ def _step(optimizer: Any, group: dict[str, Any], holds: Tensor | None) -> None:
     if not parameters:
         return
     decoupled = isinstance(optimizer, AdamW) or group.get("decoupled_weight_decay", False)
-    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+    kernels: Any = torch
+    kernel = kernels._fused_adamw_ if decoupled else kernels._fused_adam_
     stay = None if holds is None else (~holds).to(parameters[0].dtype)
     with torch.no_grad():
-        torch._foreach_add_(steps, 1)
+        kernels._foreach_add_(steps, 1)
         kernel(
             *(parameters, gradients, means, squares, largest, steps),
             lr=group["lr"],
@@ -127,4 +128,4 @@ def _step(optimizer: Any, group: dict[str, Any], holds: Tensor | None) -> None:
             found_inf=stay,
         )
         if stay is not None:
-            torch._foreach_sub_(steps, [stay] * len(steps))
+            kernels._foreach_sub_(steps, [stay] * len(steps))

@@ -44,17 +44,20 @@ class Watch:
         self._held: list[tuple[dict[str, Any], str, Any, str]] = []
         frozen: dict[int, tuple[Tensor, bool]] = {}
         for module, _, _ in self._modules:
+            held: Any
             for held in (module._parameters, module._buffers, module._modules):
-                for name, value in held.items():
-                    self._held.append((held, name, value, type(module).__name__))
-                    if held is module._parameters and value is not None:
-                        frozen[id(value)] = value, value.requires_grad
+                self._held += [(held, k, v, type(module).__name__) for k, v in held.items()]
+            own = [p for p in module._parameters.values() if p is not None]
+            frozen.update({id(p): (p, p.requires_grad) for p in own})
         for leaf in leaves:
             frozen[id(leaf)] = leaf, leaf.requires_grad
         self._frozen = list(frozen.values())
         self._memory = [(t, t.data_ptr(), t.shape, t.dtype, t.device) for t, _ in self._frozen]
         store = _store()
-        self._stored = [(name, store.get(name)) for name in names]
+        own = {id(t) for t, _ in self._frozen}
+        known = [name for name, value in store.items() if id(value) in own]
+        self._stored = [(name, store.get(name)) for name in dict.fromkeys([*names, *known])]
+        self._count = len(store)
 
     def fits(self) -> bool:
         """Whether the graph serves the modes in which modules and parameters are now."""
@@ -74,11 +77,12 @@ class Watch:
         for t, pointer, shape, dtype, device in self._memory:
             if t.data_ptr() != pointer and (t.shape, t.dtype, t.device) != (shape, dtype, device):
                 return f"a parameter is now {t.dtype} of shape {tuple(t.shape)} on {t.device}"
-        if self._stored:
-            store = _store()
-            for name, value in self._stored:
-                if store.get(name) is not value:
-                    return f"{name!r} of the parameter store was replaced"
+        store = _store()
+        for name, value in self._stored:
+            if store.get(name) is not value:
+                return f"{name!r} of the parameter store was replaced"
+        if len(store) != self._count:  # what was loaded may be meant for the program
+            return "the parameter store holds other names"
         return None
 
 

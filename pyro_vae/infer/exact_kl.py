@@ -24,6 +24,8 @@ from pyro_vae.infer.ancestry import Ancestry, Program
 from pyro_vae.infer.bound import Bound
 from pyro_vae.infer.terms import Term, guide_term, pair_term
 
+SAMPLED = ("log_ratio", "entropy")
+
 
 class TraceExactKL_ELBO(Bound):
     """ELBO(x) = E_q[log p(x|z)] - KL(q(z|x) || p(z)), with the KL of each latent site exact.
@@ -69,9 +71,18 @@ class TraceExactKL_ELBO(Bound):
         'closed'
     """
 
-    def __init__(self, num_particles: int = 1, *, strict: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        strict: bool = False,
+        sampled: str = "log_ratio",
+        **options: Any,
+    ) -> None:
+        if sampled not in SAMPLED:
+            raise ValueError(f"sampled must be one of {', '.join(SAMPLED)}, not {sampled!r}.")
         super().__init__(num_particles=num_particles, **options)
-        self.strict = strict
+        self.strict, self.sampled = strict, sampled
         self._ancestry = Ancestry()
 
     def _biased(
@@ -83,10 +94,11 @@ class TraceExactKL_ELBO(Bound):
         return self._ancestry.biased(*call, traces, wrapped)
 
     def _pair(self, name: str, q: Any, p: Any, biased: str | None) -> Term:
-        return pair_term(name, q, p, biased=biased, strict=self.strict)
+        entropy = self.sampled == "entropy"
+        return pair_term(name, q, p, biased=biased, strict=self.strict, entropy=entropy)
 
     def _own(self, name: str, q: Any) -> Term:
-        return guide_term(name, q, strict=self.strict)
+        return guide_term(name, q, strict=self.strict, entropy=self.sampled == "entropy")
 
 
 def _unchanged(program: Program) -> Program:

@@ -109,7 +109,7 @@ class TraceIWAE_ELBO(Bound):
         value = bound.sum() - shortfall
         share = log_w.detach().softmax(0)
         if self.cuts:
-            log_q = layout.stacked(draws, plain, lambda t: t.log_q)
+            log_q = layout.stacked(draws, _without_whole(draws, plain), lambda t: t.log_q)
             pull = share**2 if self.gradient == "dreg" else share
             direct = (share * (log_w + log_q)).sum() * layout.scale - shortfall
             through = (pull * log_w).sum() * layout.scale - shortfall
@@ -176,6 +176,21 @@ def _by_density(q: Any) -> Any:
     """
     parts = q["score_parts"]
     return {**q, "score_parts": parts._replace(entropy_term=parts.log_prob)}
+
+
+def _without_whole(
+    draws: Sequence[Draw], terms: Sequence[dict[str, Term]]
+) -> list[dict[str, Term]]:
+    """The terms with log q = 0 at sites that keep their whole gradient."""
+
+    def freed(draw: Draw, name: str, term: Term) -> Term:
+        whole = draw.cut is not None and name in draw.cut.whole
+        return term._replace(log_q=torch.zeros_like(term.sampled)) if whole else term
+
+    return [
+        {name: freed(draw, name, term) for name, term in own.items()}
+        for draw, own in zip(draws, terms, strict=True)
+    ]
 
 
 def _paths(total: Tensor, draws: Sequence[Draw]) -> Tensor:

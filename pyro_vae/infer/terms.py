@@ -59,6 +59,7 @@ class Check(NamedTuple):
 
     flag: Tensor
     error: Callable[[], Exception]
+    site: str = ""
 
 
 class Term(NamedTuple):
@@ -220,7 +221,7 @@ def _sampled(
     checks = [_finite(name, exact + value, what, q, p)]
     if finite is not None:  # a draw may be, even where the KL is not
         infinite = model((~finite).to(value.dtype))
-        checks.append(Check(~infinite.any(), lambda: _not_finite(name, q, p)))
+        checks.append(Check(~infinite.any(), lambda: _not_finite(name, q, p), name))
     weight = model(torch.ones_like(value))
     route = SiteRoute(kind, reason)
     whole = log_q if kind == "sampled" else None
@@ -255,12 +256,12 @@ def _exact(
             kind, one = "mixed", torch.ones_like(sampled)
             parts.append(guide(one) != model(one))
     count = torch.stack([part.sum() for part in parts]).sum() if parts else None
-    checks = [Check(exact.isfinite().all(), lambda: _not_finite(name, q, p))]
+    checks = [Check(exact.isfinite().all(), lambda: _not_finite(name, q, p), name)]
     if parts:
         checks.append(_finite(name, sampled, f"log {_name(q)}(z)", q, p))
     if strict and count is not None:
         why = f"{reason}, so that some elements would be sampled"
-        checks.append(Check(count == 0, lambda: _refusal(name, q, p, why)))
+        checks.append(Check(count == 0, lambda: _refusal(name, q, p, why), name))
     weight = model(torch.ones_like(sampled))
     return Term(exact, sampled, weight, SiteRoute(kind, reason, count), tuple(checks))
 
@@ -365,7 +366,7 @@ def _finite(name: str, value: Tensor, what: str, *nodes: Node) -> Check:
             f"support or at the end of what the dtype can hold.{_broken(*nodes)}"
         )
 
-    return Check(value.isfinite().all(), error)
+    return Check(value.isfinite().all(), error, name)
 
 
 def _not_finite(name: str, q: Node, p: Node) -> ValueError:

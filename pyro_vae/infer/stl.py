@@ -51,7 +51,7 @@ class TraceSTL_ELBO(Bound):
         (G. Roeder, Y. Wu, D. Duvenaud, 2017)
 
     Example:
-        >>> import pyro, pyro.distributions as dist
+        >>> import pyro, torch, pyro.distributions as dist
         >>> def model(x):
         ...     with pyro.plate("data", len(x)):
         ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))

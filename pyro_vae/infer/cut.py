@@ -11,6 +11,10 @@ is the gradient at a draw, its parents' part in the children's densities include
 sum_s stop(g_s) z_s(phi, z'_pa) has the path's gradient in phi. What log p itself owes to phi (the
 parameters that model and guide share) is none of its business, and stays.
 
+The expectation of d/dphi log q(z) is 0 only where the support stands still. A site whose support
+moves with its parameters (a learned Uniform, the point masses by which AutoGuides hand a value
+on, with its Jacobian) keeps its whole gradient: it is not cut, and its log q stays as it is.
+
 References:
     Sticking the landing: simple, lower-variance gradient estimators for variational inference
     (G. Roeder, Y. Wu, D. Duvenaud, 2017)
@@ -18,8 +22,9 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Cut", "no_inverse", "path"]
+__all__ = ["Cut", "moves", "no_inverse", "path"]
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +32,9 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import TransformedDistribution
+
+from pyro_vae.kl.ends import space
 
 
 class Cut(Messenger):
@@ -48,15 +56,56 @@ class Cut(Messenger):
         super().__init__()
         self.sites: dict[str, tuple[Tensor, Tensor]] = {}
         """By site in the order of drawing, the draw and the leaf that stands for it."""
+        self.whole: set[str] = set()
+        """The sites that keep their whole gradient."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
         name, value = msg["name"], msg["value"]
-        if msg["is_observed"] or name in self.sites or not msg["fn"].has_rsample:
+        # the model's replay sees a site again, with the prior
+        seen = name in self.sites or name in self.whole
+        if msg["is_observed"] or seen or not msg["fn"].has_rsample:
+            return
+        if moves(msg["fn"]):
+            self.whole.add(name)
             return
         if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
             leaf = value.detach().requires_grad_()
             self.sites[name] = (value, leaf)
             msg["value"] = leaf
+
+
+def moves(d: Any) -> bool:
+    """Say whether the support of a distribution moves with a parameter that takes a gradient.
+
+    No value is read: an end that may move counts as moving.
+
+    Arguments:
+        d: A distribution.
+
+    Returns:
+        True if it may.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> high = torch.ones((), requires_grad=True)
+        >>> moves(dist.Uniform(0.0, high)), moves(dist.Normal(0.0, high)), moves(dist.Delta(high))
+        (True, False, True)
+    """
+    where = space(_bare(d))
+    if where.kind == "point":
+        return True
+    if not any(isinstance(end, Tensor) and end.requires_grad for end in where[1:]):
+        return False
+    if isinstance(_bare(d), TransformedDistribution):  # the infinite ends of what it maps stay so
+        inner = space(_bare(_bare(d).base_dist))
+        return any(isinstance(end, Tensor) or math.isfinite(end) for end in inner[1:])
+    return True
+
+
+def _bare(d: Any) -> Any:
+    while type(d).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+        d = d.base_dist
+    return d
 
 
 @contextmanager

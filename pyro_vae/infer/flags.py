@@ -37,6 +37,7 @@ class Flags:
         self.every = every
         self._noted = 0
         self._pending: Tensor | None = None
+        self._sites: list[str] = []
 
     def note(self, checks: Sequence[Check]) -> None:
         """Take the flags of one call; read those of all calls since, if it is time.
@@ -48,20 +49,17 @@ class Flags:
             Exception: That of the first check whose flag is False, in this call or since the
                 last reading.
         """
-        if not checks:
-            return
-        flags = torch.stack([check.flag for check in checks])
-        if self._pending is not None and self._pending.shape == flags.shape:
-            flags = flags & self._pending
+        flags = self._with_pending(checks)
         self._noted += 1
         if self._noted < self.every:
             self._pending = flags
             return
-        self._forget()
-        _raise_first(flags.tolist(), checks)
+        self._noted = 0
+        if flags is not None:
+            _raise_first(flags.tolist(), checks)
 
     def settle(self, loss: Tensor, checks: Sequence[Check]) -> float:
-        """Read a loss together with the flags of its call.
+        """Read a loss together with the flags of its call, and with those that wait.
 
         Arguments:
             loss: A 0-dim tensor.
@@ -73,13 +71,35 @@ class Flags:
         Raises:
             Exception: That of the first check whose flag is False.
         """
-        self._forget()
-        value, *holds = torch.stack([loss, *(c.flag.to(loss) for c in checks)]).tolist()
+        flags = self._with_pending(checks)
+        self._noted = 0
+        if flags is None:
+            return loss.item()
+        value, *holds = torch.cat([loss.reshape(1), flags.to(loss)]).tolist()
         _raise_first(holds, checks)
         return value
 
-    def _forget(self) -> None:
-        self._noted, self._pending = 0, None
+    def _with_pending(self, checks: Sequence[Check]) -> Tensor | None:
+        """The flags of this call, each False if it was in a call that has not been read."""
+        flags, pending = _stacked(checks), self._pending
+        before, self._sites = self._sites, [check.site for check in checks]
+        self._pending = None
+        if pending is None:
+            return flags
+        if flags is not None and self._sites == before:
+            return flags & pending
+        # of programs with other sites, which are not at hand any more
+        for site, held in zip(before, pending.tolist(), strict=True):
+            if not held:
+                raise ValueError(
+                    f"site {site!r}: its KL or a density was not finite in an earlier call, of "
+                    "other programs than those of this one. Take check_every=1 to be told why."
+                )
+        return flags
+
+
+def _stacked(checks: Sequence[Check]) -> Tensor | None:
+    return torch.stack([check.flag for check in checks]) if checks else None
 
 
 def _raise_first(holds: Sequence[float | bool], checks: Sequence[Check]) -> None:

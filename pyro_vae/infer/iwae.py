@@ -11,7 +11,8 @@ With wbar_k = w_k / sum_j w_j, the gradients of the guide's parameters are
 * `standard`: sum_k wbar_k d log w_k, draws and densities alike, whose signal-to-noise ratio
   falls as K grows;
 * `stl`: sum_k wbar_k (d log w_k / dz_k) dz_k/dphi: less noise, but biased for K > 1;
-* `dreg`: sum_k wbar_k^2 (d log w_k / dz_k) dz_k/dphi: unbiased, and its ratio does not fall.
+* `dreg`: sum_k wbar_k^2 (d log w_k / dz_k) dz_k/dphi: unbiased, and its ratio does not fall; with
+  beta, whose weights hold q(z_k)^-beta, wbar_k (1 - beta (1 - wbar_k)) stands for wbar_k^2.
 
 Those of the model's parameters are sum_k wbar_k d log p(x, z_k) in all three. A draw that is not
 reparameterised takes the score function, with the bound of the other draws taken off (VIMCO).
@@ -66,7 +67,7 @@ class TraceIWAE_ELBO(Bound):
         ValueError: When called, if what is subsampled or lies outside the data plate leaves no
             bound, if a KL is infinite or undefined, or if the guide does not draw a latent site.
         NotImplementedError: When called, if "stl" or "dreg" meet a site that is not
-            reparameterised, or free bits do.
+            reparameterised, or sites that are scaled differently, or free bits the former.
 
     References:
         Importance weighted autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2016)
@@ -109,8 +110,8 @@ class TraceIWAE_ELBO(Bound):
         value = bound.sum() - shortfall
         share = log_w.detach().softmax(0)
         if self.cuts:
-            log_q = layout.stacked(draws, plain, lambda t: t.log_q)
-            pull = share**2 if self.gradient == "dreg" else share
+            log_q = layout.stacked(draws, _without_whole(draws, plain), lambda t: t.log_q)
+            pull = share * (1 - self.beta * (1 - share)) if self.gradient == "dreg" else share
             direct = (share * (log_w + log_q)).sum() * layout.scale - shortfall
             through = (pull * log_w).sum() * layout.scale - shortfall
             surrogate = direct + _paths(through, draws)
@@ -178,6 +179,21 @@ def _by_density(q: Any) -> Any:
     return {**q, "score_parts": parts._replace(entropy_term=parts.log_prob)}
 
 
+def _without_whole(
+    draws: Sequence[Draw], terms: Sequence[dict[str, Term]]
+) -> list[dict[str, Term]]:
+    """The terms with log q = 0 at sites that keep their whole gradient."""
+
+    def freed(draw: Draw, name: str, term: Term) -> Term:
+        whole = draw.cut is not None and name in draw.cut.whole
+        return term._replace(log_q=torch.zeros_like(term.sampled)) if whole else term
+
+    return [
+        {name: freed(draw, name, term) for name, term in own.items()}
+        for draw, own in zip(draws, terms, strict=True)
+    ]
+
+
 def _paths(total: Tensor, draws: Sequence[Draw]) -> Tensor:
     cut = Cut()
     for i, draw in enumerate(draws):
@@ -212,7 +228,13 @@ class _Layout(NamedTuple):
         sites = dict(samples(draw.guide)) | dict(samples(draw.model))
         for name, node in sites.items():
             _check_site(name, node, frame)
-        return cls(frame, _common_scale(sites, frame), particle_dim)
+        scale, common = _common_scale(sites, frame)
+        if draw.cut is not None and not common:
+            raise NotImplementedError(
+                "sites are scaled differently, so that path-only gradients would not be those of "
+                'the objective; take gradient="standard", or scale guide and model alike.'
+            )
+        return cls(frame, scale, particle_dim)
 
     def log_weights(self, draws: Sequence[Draw], terms: Sequence[Mapping[str, Term]]) -> Tensor:
         parts = [[(node["log_prob"], node) for _, node in draw.observed()] for draw in draws]
@@ -265,7 +287,10 @@ def _check_site(name: str, node: Any, frame: CondIndepStackFrame | None) -> None
         )
 
 
-def _common_scale(sites: Mapping[str, Any], frame: CondIndepStackFrame | None) -> float | Tensor:
+def _common_scale(
+    sites: Mapping[str, Any], frame: CondIndepStackFrame | None
+) -> tuple[float | Tensor, bool]:
+    """The scale that stands outside the bound, and whether it is that of all sites."""
     scales = [node["scale"] for node in sites.values()]
     first = scales[0]
     if any(isinstance(s, Tensor) and s.dim() for s in scales):
@@ -274,13 +299,13 @@ def _common_scale(sites: Mapping[str, Any], frame: CondIndepStackFrame | None) -
             'of the data yourself: elbo.terms(model, guide, *args)["elbo"].'
         )
     if all(s is first or _equal(s, first) for s in scales):
-        return first
+        return first, True
     warnings.warn(
         "sites are scaled differently, so that the weights are tempered and the importance-"
         "weighted objective is no bound on log p(x).",
         stacklevel=2,
     )
-    return subsampling(frame)
+    return subsampling(frame), False
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -15,7 +15,6 @@ __all__ = ["TraceSTL_ELBO"]
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_vae.infer.bound import Bound, Draw
@@ -32,7 +31,8 @@ class TraceSTL_ELBO(Bound):
     seed. In the guide only the densities of its sites lose the direct gradient of their
     parameters: parameters that model and guide share (the encoder in a VampPrior) keep their part
     in the model, and draws of parents keep theirs in log q(z | parents). Sites that are not
-    reparameterised take the score-function gradient.
+    reparameterised take the score-function gradient, and those whose support moves with their
+    parameters (a Uniform of learned ends) the whole one.
 
     A guide made of transforms is asked for log q at a draw it did not remember, so its
     transforms need an inverse.
@@ -51,7 +51,7 @@ class TraceSTL_ELBO(Bound):
         (G. Roeder, Y. Wu, D. Duvenaud, 2017)
 
     Example:
-        >>> import pyro, pyro.distributions as dist
+        >>> import pyro, torch, pyro.distributions as dist
         >>> def model(x):
         ...     with pyro.plate("data", len(x)):
         ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -78,16 +78,9 @@ class TraceSTL_ELBO(Bound):
     def _surrogate(self, draw: Draw, terms: Mapping[str, Term], bound: Tensor) -> Tensor:
         assert draw.cut is not None
         total = super()._surrogate(draw, terms, bound)
-        return total + log_q(terms) + path(total, draw.cut)
-
-
-def log_q(terms: Mapping[str, Term]) -> Tensor:
-    """Return the sum of log q(z) over all sites, weighed as the terms are.
-
-    Arguments:
-        terms: Terms all of which are sampled.
-
-    Returns:
-        A 0-dim tensor.
-    """
-    return torch.stack([t.log_q.sum() for t in terms.values() if t.log_q is not None]).sum()
+        scores = [
+            term.log_q.sum()
+            for name, term in terms.items()
+            if term.log_q is not None and name not in draw.cut.whole
+        ]
+        return total + sum(scores) + path(total, draw.cut)

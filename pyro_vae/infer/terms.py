@@ -7,6 +7,9 @@ With c_q and c_p, the scale times the mask of the site in guide and model, the s
 whose expectation over its own draw is  c_p KL(q || p) + (c_q - c_p) E_q[log q(z)].  So where
 guide and model weigh a site alike the KL alone is left, and where they do not, log q is sampled
 with the difference of the weights.
+
+Wherever log q(z) would be taken at a draw, the exact -H(q) may stand for it if it is known: both
+have the expectation E_q[log q(z)] over the site's own draw, given all that it depends on.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from torch import Tensor
 
 from pyro_vae import kl
 from pyro_vae.infer.unexpanded import unexpanded
-from pyro_vae.kl.parameters import tensors
+from pyro_vae.kl.entropies import closed_entropy
+from pyro_vae.kl.parameters import prepared, tensors
 from pyro_vae.kl.plan import Plan, plan
 from pyro_vae.kl.quadrature import accepted
 
@@ -37,9 +41,10 @@ class SiteRoute(NamedTuple):
     """How the KL of one site was had in the last call of an ELBO.
 
     Arguments:
-        kind: "closed" or "quadrature" (exact), "sampled", "mixed" (exact, but guide and model
-            weigh the site differently, and log q is sampled with the difference), or
-            "auxiliary" (a site of the guide alone, whose log q is sampled).
+        kind: "closed" or "quadrature" (exact), "sampled" (the log ratio of the densities at the
+            draw), "entropy" (the entropy of the guide exact, the cross-entropy sampled), "mixed"
+            (exact, but guide and model weigh the site differently, and log q is sampled with the
+            difference), or "auxiliary" (a site of the guide alone, which takes its log q off).
         reason: One sentence for people.
         sampled: How many elements have a sampled part, a 0-dim tensor; None if `kind` says it.
     """
@@ -54,6 +59,7 @@ class Check(NamedTuple):
 
     flag: Tensor
     error: Callable[[], Exception]
+    site: str = ""
 
 
 class Term(NamedTuple):
@@ -99,26 +105,33 @@ class Term(NamedTuple):
         return self.mapped(lambda part: beta * part)
 
 
-def guide_term(name: str, q: Node, *, strict: bool) -> Term:
+def guide_term(name: str, q: Node, *, strict: bool, entropy: bool = False) -> Term:
     """Return the term of a site that only the guide draws: log q(z).
 
     Arguments:
         name: The name of the site.
         q: The site in the guide's trace, its score parts computed.
-        strict: Whether to refuse, since this term can only be sampled.
+        strict: Whether to refuse to sample this term.
+        entropy: Whether -H(q) stands for log q(z) where it is known.
 
     Returns:
         The term.
 
     Raises:
-        NoExactKL: If `strict`.
+        NoExactKL: If `strict` and it has to be sampled.
     """
     reason = "a site of the guide alone, which takes its log q off the ELBO"
+    guide, log_q = _Weighed.of(q), _log_q(q["score_parts"])
+    weight = guide(torch.ones_like(log_q))
+    negentropy = _negentropy(guide.base, log_q) if entropy else None
+    if negentropy is not None:
+        route = SiteRoute("auxiliary", f"{reason}: minus its entropy, exactly")
+        exact = guide(negentropy)
+        check = _finite(name, exact, f"the entropy of {_name(q)}", q)
+        return Term(exact, torch.zeros_like(log_q), weight, route, (check,))
     if strict:
         raise _refusal(name, q, None, reason)
-    log_q = _log_q(q["score_parts"])
     check = _finite(name, log_q, f"log {_name(q)}(z)", q)
-    weight = _Weighed.of(q)(torch.ones_like(log_q))
     route = SiteRoute("auxiliary", reason)
     return Term(torch.zeros_like(log_q), log_q, weight, route, (check,), log_q=log_q)
 
@@ -131,6 +144,7 @@ def pair_term(
     biased: str | None = None,
     strict: bool = False,
     sample: str | None = None,
+    entropy: bool = False,
 ) -> Term:
     """Return the term of a site that guide and model share.
 
@@ -141,6 +155,7 @@ def pair_term(
         biased: Why an exact KL would be biased here; None if it is not.
         strict: Whether to refuse to sample anything.
         sample: Why to sample whatever may be known; None if an exact KL is wanted.
+        entropy: Whether -H(q) stands for log q(z) where that would be sampled and it is known.
 
     Returns:
         The term.
@@ -157,11 +172,12 @@ def pair_term(
         if made.kind == "undefined":
             raise ValueError(f"site {name!r}: {_pair(q, p)} is undefined: {made.why()}.")
         if made.value is not None and sample is None:
-            return _exact(name, q, p, made, made.value(), strict=strict)
+            return _exact(name, q, p, made, made.value(), strict=strict, entropy=entropy)
         obstacle = sample or made.how
     if strict:
         raise _refusal(name, q, p, obstacle)
-    return _sampled(name, q, p, obstacle, None if made is None else made.finite)
+    finite = None if made is None else made.finite
+    return _sampled(name, q, p, obstacle, finite, entropy=entropy)
 
 
 def distribution_name(d: Any) -> str:
@@ -184,47 +200,95 @@ def distribution_name(d: Any) -> str:
 
 
 # ----------------------------------------------------------------------------------------- terms
-def _sampled(name: str, q: Node, p: Node, reason: str, finite: Tensor | None) -> Term:
-    log_q = _log_q(q["score_parts"])
+def _sampled(
+    name: str, q: Node, p: Node, reason: str, finite: Tensor | None, *, entropy: bool
+) -> Term:
+    guide, model, log_q = _Weighed.of(q), _Weighed.of(p), _log_q(q["score_parts"])
     value = log_q - p["log_prob"]
-    checks = [_finite(name, value, f"log {_name(q)}(z) - log {_name(p)}(z)", q, p)]
+    what, kind, exact = (
+        f"log {_name(q)}(z) - log {_name(p)}(z)",
+        "sampled",
+        torch.zeros_like(value),
+    )
+    if entropy:
+        negentropy = _negentropy(guide.base, value)
+        if negentropy is None:
+            reason = f"{reason}; nor is a closed form of the entropy of {_name(q)} known"
+        else:
+            kind, what = "entropy", f"-H({_name(q)}) - log {_name(p)}(z)"
+            reason = f"{reason}; the entropy of {_name(q)} is exact, the cross-entropy sampled"
+            exact, value = guide(negentropy), (-p["log_prob"]).expand(value.shape)
+    checks = [_finite(name, exact + value, what, q, p)]
     if finite is not None:  # a draw may be, even where the KL is not
-        infinite = _Weighed.of(p)((~finite).to(value.dtype))
-        checks.append(Check(~infinite.any(), lambda: _not_finite(name, q, p)))
-    weight = _Weighed.of(p)(torch.ones_like(value))
-    route = SiteRoute("sampled", reason)
-    return Term(torch.zeros_like(value), value, weight, route, tuple(checks), log_q=log_q)
+        infinite = model((~finite).to(value.dtype))
+        checks.append(Check(~infinite.any(), lambda: _not_finite(name, q, p), name))
+    weight = model(torch.ones_like(value))
+    route = SiteRoute(kind, reason)
+    whole = log_q if kind == "sampled" else None
+    return Term(exact, value, weight, route, tuple(checks), log_q=whole)
 
 
-def _exact(name: str, q: Node, p: Node, made: Plan, value: Tensor, *, strict: bool) -> Term:
+def _exact(
+    name: str, q: Node, p: Node, made: Plan, value: Tensor, *, strict: bool, entropy: bool
+) -> Term:
     guide, model = _Weighed.of(q), _Weighed.of(p)
     kind, reason = made.kind, made.how
     sampled, parts = torch.zeros_like(q["log_prob"] - p["log_prob"]), []
     if made.finite is not None:
         value = torch.where(made.finite, value, torch.inf)
+    alike = guide.like(model)
+    log_q = _LogQ.none(sampled)
+    if made.error is not None or not alike:
+        log_q = _LogQ.of(guide.base, q["value"], sampled, entropy=entropy)
     if made.error is not None:
         missed = ~(accepted(value, made.error()) | value.isinf())
-        ratio = _log_q(guide.base.score_parts(q["value"])) - p["unscaled_log_prob"]
-        sampled = sampled + model(torch.where(missed, ratio, 0.0))
-        value = torch.where(missed, 0.0, value)
+        sampled = sampled + model(torch.where(missed, log_q.drawn - p["unscaled_log_prob"], 0.0))
+        value = torch.where(missed, log_q.exact, value)
         parts.append(missed)
-    if not guide.like(model):
-        kind = "mixed"
-        reason = f"{reason}; guide and model weigh the site by {guide.told()} and {model.told()}"
-        log_q = _log_q(guide.base.score_parts(q["value"]))
-        sampled = sampled + guide(log_q) - model(log_q)
-        one = torch.ones_like(log_q)
-        parts.append(guide(one) != model(one))
-    count = torch.stack([part.sum() for part in parts]).sum() if parts else None
     exact = model(value.to(sampled.dtype)).expand(sampled.shape)
-    checks = [Check(exact.isfinite().all(), lambda: _not_finite(name, q, p))]
+    if not alike:
+        reason = f"{reason}; guide and model weigh the site by {guide.told()} and {model.told()}"
+        exact = exact + guide(log_q.exact) - model(log_q.exact)
+        sampled = sampled + guide(log_q.drawn) - model(log_q.drawn)
+        if log_q.known:
+            reason = f"{reason}, and the entropy of {_name(q)} makes up for the difference"
+        else:
+            kind, one = "mixed", torch.ones_like(sampled)
+            parts.append(guide(one) != model(one))
+    count = torch.stack([part.sum() for part in parts]).sum() if parts else None
+    checks = [Check(exact.isfinite().all(), lambda: _not_finite(name, q, p), name)]
     if parts:
         checks.append(_finite(name, sampled, f"log {_name(q)}(z)", q, p))
     if strict and count is not None:
         why = f"{reason}, so that some elements would be sampled"
-        checks.append(Check(count == 0, lambda: _refusal(name, q, p, why)))
+        checks.append(Check(count == 0, lambda: _refusal(name, q, p, why), name))
     weight = model(torch.ones_like(sampled))
     return Term(exact, sampled, weight, SiteRoute(kind, reason, count), tuple(checks))
+
+
+class _LogQ(NamedTuple):
+    """log q(z), unweighed: what of it is exact and what is taken at the draw."""
+
+    exact: Tensor
+    drawn: Tensor
+    known: bool
+
+    @classmethod
+    def of(cls, base: Any, value: Tensor, like: Tensor, *, entropy: bool) -> _LogQ:
+        negentropy = _negentropy(base, like) if entropy else None
+        if negentropy is not None:
+            return cls(negentropy, torch.zeros_like(like), True)
+        return cls(torch.zeros_like(like), _log_q(base.score_parts(value)), False)
+
+    @classmethod
+    def none(cls, like: Tensor) -> _LogQ:
+        return cls(torch.zeros_like(like), torch.zeros_like(like), False)
+
+
+def _negentropy(base: Any, like: Tensor) -> Tensor | None:
+    """-H(q), as one term holds it; None if it is not known."""
+    value = closed_entropy(prepared(base, base.batch_shape, None))
+    return None if value is None else -value.to(like.dtype).expand(like.shape)
 
 
 def _log_q(parts: ScoreParts) -> Tensor:
@@ -302,7 +366,7 @@ def _finite(name: str, value: Tensor, what: str, *nodes: Node) -> Check:
             f"support or at the end of what the dtype can hold.{_broken(*nodes)}"
         )
 
-    return Check(value.isfinite().all(), error)
+    return Check(value.isfinite().all(), error, name)
 
 
 def _not_finite(name: str, q: Node, p: Node) -> ValueError:

@@ -28,18 +28,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributions as td
-from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
-from torch.distributions import Distribution, ExponentialFamily
 
 from pyro_vae.kl.draws import NoEstimate
 from pyro_vae.kl.ends import space
+from pyro_vae.kl.entropies import closed_entropy
 from pyro_vae.kl.finiteness import finiteness
 from pyro_vae.kl.plan import describe, sum_last
 from pyro_vae.kl.recipes import reparameterised
-from pyro_vae.kl.statistics import rows
-from pyro_vae.kl.table import canonical, same_class
 from pyro_vae.registry import Registry
 
 
@@ -142,7 +138,7 @@ class Entropy(Estimator):
 
     def check(self, q: Any, p: Any) -> None:
         """Refuse a guide whose entropy nobody knows."""
-        if _entropy(q) is None:
+        if closed_entropy(q) is None:
             raise NoEstimate(
                 f"estimator='entropy' needs the entropy of {describe(q)}, which has no closed "
                 "form that is known here. Take estimator='log_ratio' or estimator='path'."
@@ -150,7 +146,7 @@ class Entropy(Estimator):
 
     def values(self, drawn: Scored) -> Tensor:
         """Return -H(q) - log p."""
-        entropy = _entropy(drawn.q)
+        entropy = closed_entropy(drawn.q)
         assert entropy is not None
         # the entropy is that of x
         return -entropy - (drawn.log_p - drawn.slope)
@@ -183,41 +179,6 @@ class NonNegative(Estimator):
         return ratio + torch.expm1(-ratio)
 
 
-# ---------------------------------------------------------------------------------- entropies
-def _entropy(d: Any) -> Tensor | None:
-    """The entropy of a distribution; None if it has no closed form."""
-    if same_class(d, td.Independent):
-        inner = _entropy(d.base_dist)
-        return None if inner is None else sum_last(inner, d.reinterpreted_batch_ndims)
-    if isinstance(d, ExpandedDistribution):
-        inner = _entropy(d.base_dist)
-        return None if inner is None else inner.expand(d.batch_shape)
-    row = rows().get(canonical(type(d)))
-    if row is not None and row.defines("entropy"):
-        return row(d).entropy()
-    # torch's Multinomial loses its entropy as soon as it is expanded
-    if same_class(d, td.Multinomial) or not _own_entropy(type(d)):
-        return None
-    try:
-        return d.entropy()
-    except NotImplementedError:
-        return None
-
-
-def _own_entropy(cls: type[Distribution]) -> bool:
-    """Whether the entropy of a class is that of its own density, not one of a parent's."""
-    mro = cls.__mro__
-    definer = {
-        name: next(i for i, c in enumerate(mro) if name in vars(c))
-        for name in ("entropy", "log_prob")
-    }
-    if mro[definer["entropy"]] is ExponentialFamily:
-        # from the normaliser of the family, whose density it is
-        normaliser = next(i for i, c in enumerate(mro) if "_log_normalizer" in vars(c))
-        return normaliser <= definer["log_prob"]
-    return definer["entropy"] <= definer["log_prob"]
-
-
 # ---------------------------------------------------------------------------------- supports
 def moving(q: Any) -> bool:
     """Say whether an end of the support of q is a parameter that takes a gradient.
@@ -231,6 +192,7 @@ def moving(q: Any) -> bool:
         True if so.
 
     Example:
+        >>> import torch.distributions as td
         >>> high = torch.ones((), requires_grad=True)
         >>> moving(td.Uniform(0.0, high)), moving(td.Normal(0.0, high))
         (True, False)

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from builders import binary, copies, small_vae, svi, train, unmoved
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import families as fam
 from pyro_vae import kl
@@ -59,11 +60,22 @@ def at_a_seed(elbo, name="loss", seed=0, programs=(model, guide)):
 # -------------------------------------------------------------------------------- terms and beta
 
 
+OBJECTIVES = {
+    "beta 0": {"beta": 0.0},
+    "beta .3": {"beta": 0.3},
+    "beta 1": {"beta": 1.0},
+    "beta 4": {"beta": 4.0},
+    "a site's bits": {"free_bits": 0.4, "beta": 0.5},
+    "a dimension's bits": {"free_bits": {"z": 0.4}, "free_bits_per": "dimension"},
+    "bits at beta 0": {"free_bits": 0.4, "beta": 0.0},
+}
+
+
 @elbos
-@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0, 4.0])
-def test_the_loss_is_the_objective_and_the_terms_hold_the_bound_of_the_same_draws(make, beta):
-    loss = at_a_seed(make(beta=beta))
-    found, plain = at_a_seed(make(beta=beta), "terms"), at_a_seed(make(), "terms")
+@pytest.mark.parametrize("options", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_the_loss_is_the_objective_and_the_terms_hold_the_bound_of_the_same_draws(make, options):
+    loss = at_a_seed(make(**options))
+    found, plain = at_a_seed(make(**options), "terms"), at_a_seed(make(), "terms")
     assert loss == pytest.approx(-found["objective"].sum().item())
     for name in ("elbo", "kl", "log_likelihood", "kl.z", "kl.y", "log_likelihood.x"):
         assert found[name].shape == (3,)
@@ -267,16 +279,24 @@ def test_free_bits_by_site_and_what_is_refused():
 # ----------------------------------------------------------------------------- flags, particles
 
 
+def tailed(df):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.StudentT(df, param("a", 0.1) * x, 1.0))
+
+    return guide
+
+
+heavy, fine = tailed(1.5), tailed(5.0)  # whose KL with a Normal is infinite, and finite
+
+
+def light(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 def test_flags_are_read_in_every_nth_call():
-    def heavy(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Cauchy(param("a", 0.1) * x, 1.0))
-
-    def light(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
     elbo = TraceSTL_ELBO(check_every=3)
     for _ in range(2):
         elbo.differentiable_loss(light, heavy, X)
@@ -286,6 +306,45 @@ def test_flags_are_read_in_every_nth_call():
         elbo.loss_and_grads(light, heavy, X)
     with pytest.raises(ValueError, match="check_every"):
         TraceSTL_ELBO(check_every=0)
+
+
+@pytest.mark.parametrize("make", [TraceSTL_ELBO, TraceIWAE_ELBO], ids=["stl", "iwae"])
+def test_a_flag_that_waits_is_not_forgotten(make):
+    """Neither by calls that are right, nor by a loss, nor where the next programs are others."""
+    elbo = make(check_every=3)
+    elbo.differentiable_loss(light, heavy, X)
+    elbo.differentiable_loss(light, fine, X)
+    with pytest.raises(ValueError, match="site 'z': KL.* came out as NaN or infinite"):
+        elbo.differentiable_loss(light, fine, X)
+    elbo.differentiable_loss(light, heavy, X)
+    with pytest.raises(ValueError, match="site 'z'"):
+        elbo.loss(light, fine, X)
+    elbo.differentiable_loss(light, heavy, X)
+    with pytest.raises(ValueError, match="site 'z'.* in an earlier call, of other programs"):
+        elbo.differentiable_loss(model, guide, X)
+    for _ in range(4):  # what was told is over
+        elbo.differentiable_loss(light, fine, X)
+    assert math.isfinite(elbo.loss(light, fine, X))
+
+
+@elbos
+def test_a_graph_returns_its_flags(make):
+    """Made where all is finite, it tells of an infinite KL in a later call."""
+
+    def objective(df, a):
+        def student(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.StudentT(df, a * x, 1.0))
+
+        made = make(max_plate_nesting=1)._objective(light, student, (X,), {})
+        (gradient,) = torch.autograd.grad(made.surrogate, a)
+        return made.loss, gradient, torch.stack([check.flag for check in made.checks])
+
+    a = torch.tensor(0.3, requires_grad=True)
+    with pyro.validation_enabled(False):
+        graph = make_fx(objective)(torch.tensor(5.0), a)
+    assert graph(torch.tensor(5.0), a)[2].all()
+    assert not graph(torch.tensor(1.5), a)[2].all()
 
 
 def test_the_kl_of_vectorised_particles_is_computed_once(monkeypatch):

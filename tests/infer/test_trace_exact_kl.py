@@ -25,6 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae import VAE, compare, fit, kl, networks
 from pyro_vae import families as fam
 from pyro_vae.infer import TraceExactKL_ELBO, terms
+from pyro_vae.infer.exact_kl import SAMPLED
 from pyro_vae.kl.quadrature import accepted
 
 # --------------------------------------------------------------- values and gradients, exactly
@@ -86,6 +87,7 @@ WEIGHTS = {
     "mask of the model": (torch.tensor([True, False, True, False]), 1.0),
     "mask of the guide": (1.0, torch.tensor([True, False, True, False])),
 }
+ALIKE = ("none", "both", "mask of both")  # and known to be, without a look into tensors
 
 
 def weighing(weight):
@@ -94,9 +96,15 @@ def weighing(weight):
     return poutine.scale(scale=weight)
 
 
+class Own(dist.Normal):
+    """A Normal to everybody but the table of forms."""
+
+
 @pytest.mark.usefixtures("float64", "sigma_points")
+@pytest.mark.parametrize("sampled", SAMPLED)
+@pytest.mark.parametrize("prior", [dist.Normal, Own])
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_four_data_of_a_normal_model_weighed_by_scale_and_mask(name):
+def test_four_data_of_a_normal_model_weighed_by_scale_and_mask(name, prior, sampled):
     in_model, in_guide = WEIGHTS[name]
     x, m = torch.tensor([[0.3], [-1.0], [2.0], [1.1]]), nn.Parameter(torch.tensor(0.3))
     a, s = nn.Parameter(torch.tensor(0.4)), nn.Parameter(torch.tensor(0.6))
@@ -104,14 +112,15 @@ def test_four_data_of_a_normal_model_weighed_by_scale_and_mask(name):
     def model():
         with pyro.plate("data", 4):
             with weighing(in_model):
-                z = pyro.sample("z", dist.Normal(m.expand(1), 1.0).to_event(1))
+                z = pyro.sample("z", prior(m.expand(1), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
     def guide():
         with pyro.plate("data", 4), weighing(in_guide):
             pyro.sample("z", dist.Normal(a * x, s).to_event(1))
 
-    elbo = TraceExactKL_ELBO(2, vectorize_particles=True, max_plate_nesting=1)
+    options = {"vectorize_particles": True, "max_plate_nesting": 1, "sampled": sampled}
+    elbo = TraceExactKL_ELBO(2, **options)
     loss = elbo.differentiable_loss(model, guide)
     q = torch.distributions.Normal(a * x[:, 0], s)
     second = (q.loc - m) ** 2 + s**2
@@ -121,6 +130,12 @@ def test_four_data_of_a_normal_model_weighed_by_scale_and_mask(name):
     torch.testing.assert_close(loss, exact, rtol=1e-12, atol=0)
     found, expected = (torch.autograd.grad(v, (m, a, s)) for v in (loss, exact))
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+    if prior is Own:
+        assert elbo.routes["z"].kind == ("entropy" if sampled == "entropy" else "sampled")
+    elif sampled == "entropy":  # it takes the difference of the weights, and nothing is sampled
+        assert elbo.routes["z"].kind == "closed"
+    else:
+        assert elbo.routes["z"].kind == ("closed" if name in ALIKE else "mixed")
 
 
 class Forced(Messenger):
@@ -138,7 +153,8 @@ class Forced(Messenger):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (0.5, 0.5), (0.5, 1.0)], ids=str)
 @pytest.mark.parametrize("direction", ["top down", "bottom up"])
-def test_the_gradient_of_a_discrete_guide_is_that_of_enumeration(direction, scales):
+@pytest.mark.parametrize("sampled", SAMPLED)
+def test_the_gradient_of_a_discrete_guide_is_that_of_enumeration(sampled, direction, scales):
     """k of 3 values, j of 2 in each of 2 rows: every draw, weighed by its probability."""
     top_down = direction == "top down"  # then there is one k for both rows, or else two
     x = torch.tensor([0.4, -1.2])
@@ -163,7 +179,7 @@ def test_the_gradient_of_a_discrete_guide_is_that_of_enumeration(direction, scal
             if not top_down:
                 pyro.sample("k", dist.Categorical(logits=q_k[j] + q_j[rows, :, 1]))
 
-    elbo, leaves = TraceExactKL_ELBO(), (means, prior, q_k, q_j)
+    elbo, leaves = TraceExactKL_ELBO(sampled=sampled), (means, prior, q_k, q_j)
     exact, mean = torch.zeros(()), [torch.zeros_like(leaf) for leaf in leaves]
     choices = [range(3)] * (1 if top_down else 2) + [range(2)] * 2
     for *k, first, second in itertools.product(*choices):
@@ -176,8 +192,10 @@ def test_the_gradient_of_a_discrete_guide_is_that_of_enumeration(direction, scal
         loss = elbo.differentiable_loss(model, Forced(draw)(guide))
         for total, gradient in zip(mean, torch.autograd.grad(loss, leaves), strict=True):
             total += log_q.exp().detach() * gradient
-    kind = "mixed" if scales[0] != scales[1] else "closed"
-    expected = {"k": "closed", "j": kind if top_down else "sampled"}
+    entropy = sampled == "entropy"
+    kind = "mixed" if scales[0] != scales[1] and not entropy else "closed"
+    other = "entropy" if entropy else "sampled"
+    expected = {"k": "closed", "j": kind if top_down else other}
     assert {name: route.kind for name, route in elbo.routes.items()} == expected
     for found, wanted in zip(mean, torch.autograd.grad(exact, leaves), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
@@ -197,7 +215,11 @@ def test_the_entropy_of_a_discrete_auxiliary_site_has_its_gradient():
         u = pyro.sample("u", dist.Bernoulli(logits=a), infer={"is_auxiliary": True})
         pyro.sample("k", dist.Categorical(logits=q[u.long()]))
 
-    elbos = TraceExactKL_ELBO, Trace_ELBO
+    elbos = {
+        "sampled": TraceExactKL_ELBO(),
+        "exact": TraceExactKL_ELBO(sampled="entropy", strict=True),
+        "theirs": Trace_ELBO(),
+    }
     gradients = {elbo: [torch.zeros(()), torch.zeros(2, 3)] for elbo in elbos}
     exact = torch.zeros(())
     for u, k in itertools.product(range(2), range(3)):
@@ -207,12 +229,13 @@ def test_the_entropy_of_a_discrete_auxiliary_site_has_its_gradient():
         log_q = drawn.log_prob_sum()
         exact = exact - log_q.exp() * (replayed.log_prob_sum() - log_q)
         for elbo, mean in gradients.items():
-            loss = elbo().differentiable_loss(model, Forced(draw)(guide))
+            loss = elbos[elbo].differentiable_loss(model, Forced(draw)(guide))
             for total, gradient in zip(mean, torch.autograd.grad(loss, (a, q)), strict=True):
                 total += log_q.exp().detach() * gradient
     wanted = list(torch.autograd.grad(exact, (a, q)))
-    torch.testing.assert_close(gradients[TraceExactKL_ELBO], wanted, rtol=1e-10, atol=1e-12)
-    assert abs(gradients[Trace_ELBO][0] - wanted[0]) > 0.01
+    for name in ("sampled", "exact"):
+        torch.testing.assert_close(gradients[name], wanted, rtol=1e-10, atol=1e-12)
+    assert abs(gradients["theirs"][0] - wanted[0]) > 0.01
 
 
 @pytest.mark.usefixtures("float64")

@@ -12,7 +12,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyro
@@ -25,8 +25,12 @@ from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
 from pyro_vae import datasets, kl
-from pyro_vae.infer import TraceExactKL_ELBO
+from pyro_vae.infer import Bound, CapturedELBO, TraceExactKL_ELBO
+from pyro_vae.infer.bound import checked_beta
 from pyro_vae.vae import VAE
+
+WORTH_COMPILING = 5000
+"""The number of steps from which compiling them pays."""
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -41,6 +45,9 @@ def fit(
     batch_size: int = 128,
     validation: Any = None,
     patience: int | None = None,
+    beta: Callable[[int], float] | None = None,
+    capture: bool = False,
+    compile: bool | None = None,
     progress: bool = True,
     seed: int | None = None,
     allow_infinite: bool = False,
@@ -62,6 +69,12 @@ def fit(
         validation: Held-out data, scored after each epoch.
         patience: Stop after this many epochs without a better held-out ELBO, and go back to
             the best parameters; it needs `validation`.
+        beta: A schedule: the weight of the KL in each epoch, counted from 0, for an objective
+            that has one (`infer.TraceExactKL_ELBO` and its like).
+        capture: Whether to replay captured steps (`infer.capture`): the same numbers from the
+            same seed, without Pyro's cost. It pays after some hundred steps.
+        compile: Whether to compile the captured steps; None does so from 5,000 planned steps
+            on. The attribute `compiled` of the history tells.
         progress: Whether to show a progress bar, on standard error.
         seed: If given, the fit is reproducible and the global random state is left as it was.
         allow_infinite: Whether to train although the KL of the pair is infinite, by an
@@ -75,6 +88,7 @@ def fit(
         the epoch whose parameters the VAE holds.
 
     Raises:
+        NotCapturable: With `capture`, if the program is no fixed list of tensor operations.
         ValueError: If the data are not legal, if nothing is trainable, if an option is out of
             range, or if the KL is infinite and `allow_infinite` is not set or the objective takes
             the KL by its value; before any step.
@@ -102,14 +116,23 @@ def fit(
             torch.manual_seed(seed)
         objective = objective or Trace_ELBO()
         refuse_infinite(vae, x[:batch_size], objective, allow_infinite=allow_infinite)
-        run = _Run(vae, objective, _optimizer(optimizer, vae), batch_size)
+        step: Step = _Eager(vae, objective, _optimizer(optimizer, vae))
+        if capture:
+            planned = epochs * math.ceil(len(x) / batch_size)
+            compile = planned >= WORTH_COMPILING if compile is None else compile
+            step = _captured(vae, objective, step.optimizer, compile=compile)
+        elif compile:
+            raise ValueError("compile=True compiles captured steps: set capture=True as well.")
+        run = _Run(vae, step, batch_size, _schedule(objective, beta))
         store = pyro.get_param_store()
         with store.scope(store.get_state()):
             history = run.epochs(x, held_out, epochs, patience, progress)
     return history.assign_attrs(
         units="nats per datum",
-        objective=type(run.objective).__name__,
-        optimizer=type(run.optimizer).__name__,
+        objective=type(objective).__name__,
+        optimizer=type(step.optimizer).__name__,
+        captured=int(capture),
+        compiled=int(bool(compile)),
         batch_size=batch_size,
         seed=-1 if seed is None else seed,
         best_epoch=run.best_epoch,
@@ -117,11 +140,66 @@ def fit(
     )
 
 
+class Step(Protocol):
+    """One step of an optimizer on a batch; returns the loss, or raises before anything moves."""
+
+    optimizer: Optimizer
+
+    def __call__(self, batch: Tensor) -> float: ...
+
+
+class _Eager:
+    """A step of the program as it is."""
+
+    def __init__(self, vae: VAE, objective: ELBO, optimizer: Optimizer) -> None:
+        self.vae, self.objective, self.optimizer = vae, objective, optimizer
+
+    def __call__(self, batch: Tensor) -> float:
+        self.optimizer.zero_grad()
+        loss = _loss_and_grads(self.objective, self.vae, batch)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss}.")
+        self.optimizer.step()
+        return loss
+
+
+class _Replayed:
+    """A step of the captured program."""
+
+    def __init__(self, captured: CapturedELBO, optimizer: Optimizer) -> None:
+        self.captured, self.optimizer = captured, optimizer
+
+    def __call__(self, batch: Tensor) -> float:
+        return float(self.captured.step(batch))
+
+
+def _captured(vae: VAE, objective: ELBO, optimizer: Optimizer, *, compile: bool) -> Step:
+    captured = CapturedELBO(objective, vae.model, vae.guide, optimizer=optimizer, compile=compile)
+    return _Replayed(captured, optimizer)
+
+
+def _schedule(objective: Any, beta: Callable[[int], float] | None) -> Callable[[int], None]:
+    if beta is None:
+        return lambda epoch: None
+    if not isinstance(objective, Bound):
+        raise ValueError(
+            f"beta= needs an objective that weighs the KL, and {type(objective).__name__} does "
+            "not; take objective=infer.TraceExactKL_ELBO()."
+        )
+
+    def schedule(epoch: int) -> None:
+        objective.beta = checked_beta(beta(epoch))
+
+    return schedule
+
+
 class _Run:
     """The state of one fit."""
 
-    def __init__(self, vae: VAE, objective: ELBO, optimizer: Optimizer, batch_size: int) -> None:
-        self.vae, self.objective, self.optimizer = vae, objective, optimizer
+    def __init__(
+        self, vae: VAE, step: Step, batch_size: int, schedule: Callable[[int], None]
+    ) -> None:
+        self.vae, self.one_step, self.schedule = vae, step, schedule
         self.batch_size, self.best, self.best_epoch = batch_size, -math.inf, 0
         self.best_state: dict[str, Tensor] | None = None
 
@@ -152,21 +230,20 @@ class _Run:
     def epoch(self, x: Tensor, epoch: int) -> float:
         """One pass over the data; the mean ELBO of a datum as seen on the way."""
         self.vae.train()
+        self.schedule(epoch)
         total = 0.0
         for batch in datasets.batches(x, self.batch_size):
             total -= self.step(batch, epoch) * len(batch) / self._counts_as(len(batch))
         return total / len(x)
 
     def step(self, batch: Tensor, epoch: int) -> float:
-        self.optimizer.zero_grad()
-        loss = _loss_and_grads(self.objective, self.vae, batch)
-        if not math.isfinite(loss):
+        try:
+            return self.one_step(batch)
+        except FloatingPointError as error:
             raise FloatingPointError(
-                f"the loss is {loss} in epoch {epoch}; no parameter has moved in this step. "
+                f"{error} This was epoch {epoch}; no parameter has moved in this step. "
                 "Lower the learning rate, or look at the pair with pyro_vae.compare."
-            )
-        self.optimizer.step()
-        return loss
+            ) from None
 
     def _counts_as(self, size: int) -> int:
         """What a batch counts as in the loss: data_size scales it up."""

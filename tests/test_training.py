@@ -1,5 +1,6 @@
 """`fit`: it trains what it should, tells how it went, and leaves the rest alone."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyro
 import pytest
 import torch
 import xarray as xr
+from builders import copies, unmoved
 from pyro.infer import (
     JitTrace_ELBO,
     RenyiELBO,
@@ -233,3 +235,62 @@ def test_an_optimizer_of_the_users_own_is_used(x):
     vae = linear_vae()
     optimizer = torch.optim.SGD(vae.parameters(), lr=1e-4)
     assert run(vae, x, optimizer=optimizer).attrs["optimizer"] == "SGD"
+
+
+@pytest.mark.parametrize("objective", [Trace_ELBO, TraceExactKL_ELBO])
+def test_captured_steps_are_the_same_fit(x, objective):
+    """Also where the last batch is smaller, and where a network is noisy in training."""
+    options = {"batch_size": 40, "seed": 3, "validation": x[:9]}
+    vae = linear_vae(guide=nn.Sequential(nn.Dropout(0.1), fam.Normal(1, context=3)))
+    other = copy.deepcopy(vae)
+    plain = run(vae, x, objective=objective(), **options)
+    replayed = run(other, x, objective=objective(), capture=True, **options)
+    assert (plain.attrs["captured"], replayed.attrs["captured"]) == (0, 1)
+    assert replayed.attrs["compiled"] == 0  # few steps
+    for name in ("elbo", "validation_elbo"):
+        np.testing.assert_allclose(plain[name], replayed[name], rtol=1e-5)
+    for p, q in zip(vae.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_a_schedule_of_beta_is_heard_captured_or_not(x):
+    seen = []
+
+    def warm_up(epoch):
+        seen.append(epoch)
+        return 0.25 * epoch
+
+    histories = [
+        run(
+            copy.deepcopy(vae),
+            x,
+            objective=TraceExactKL_ELBO(),
+            epochs=4,
+            beta=warm_up,
+            capture=capture,
+            seed=1,
+        )
+        for vae in [linear_vae()]
+        for capture in (False, True)
+    ]
+    assert seen == [0, 1, 2, 3] * 2
+    np.testing.assert_allclose(histories[0].elbo, histories[1].elbo, rtol=1e-5)
+
+
+def test_options_of_capture_and_beta_are_checked(x):
+    with pytest.raises(ValueError, match="set capture=True as well"):
+        run(linear_vae(), x, compile=True)
+    with pytest.raises(ValueError, match="Trace_ELBO does not"):
+        run(linear_vae(), x, beta=lambda epoch: 1.0)
+    with pytest.raises(ValueError, match="beta must be a number that is not negative"):
+        run(linear_vae(), x, objective=TraceExactKL_ELBO(), beta=lambda epoch: -1.0)
+
+
+def test_data_that_are_not_legal_stop_a_captured_fit_before_a_step(x):
+    vae = linear_vae()
+    before = copies(vae)
+    bad = x.clone()
+    bad[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        run(vae, bad, capture=True)
+    assert unmoved(vae, before) == list(before)

@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Bound", "Draw", "Objective"]
+__all__ = ["Bound", "Draw", "Objective", "checked_beta"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -106,7 +106,7 @@ class Bound(Trace_ELBO):
         **options: Any,
     ) -> None:
         super().__init__(num_particles=num_particles, **options)
-        self.beta = _checked_beta(beta)
+        self.beta = checked_beta(beta)
         self.free_bits = FreeBits(free_bits, free_bits_per)
         self._flags = Flags(check_every)
         self._routes: dict[str, SiteRoute] = {}
@@ -349,7 +349,12 @@ class _ByDatum:
         return torch.zeros(() if self.frame is None else self.frame.size)
 
 
-def _checked_beta(beta: float | Tensor) -> float | Tensor:
+def checked_beta(beta: float | Tensor) -> float | Tensor:
+    """Return beta, or raise ValueError if it is none.
+
+    Arguments:
+        beta: A number that is not negative, or a 0-dim tensor.
+    """
     if isinstance(beta, Tensor):
         if beta.dim():
             raise ValueError(

@@ -116,7 +116,7 @@ def capture(
         (J. K. Reed, Z. DeVito, H. He, A. Ussery, J. Ansel, 2022)
 
     Example:
-        >>> import pyro.distributions as dist
+        >>> import pyro, pyro.distributions as dist
         >>> from pyro.infer import Trace_ELBO
         >>> def model(x):
         ...     with pyro.plate("data", len(x)):

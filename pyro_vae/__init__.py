@@ -1,6 +1,6 @@
 """Variational autoencoders in Pyro with any prior and any guide, and a check on every KL."""
 
-from pyro_vae import datasets, families, infer, kl, networks
+from pyro_vae import datasets, diagnostics, families, infer, kl, networks
 from pyro_vae.comparison import compare
 from pyro_vae.pairings import compare_pairings
 from pyro_vae.training import fit
@@ -11,6 +11,7 @@ __all__ = [
     "compare",
     "compare_pairings",
     "datasets",
+    "diagnostics",
     "families",
     "fit",
     "infer",

@@ -2,6 +2,7 @@
 
 from pyro_vae import datasets, diagnostics, families, infer, kl, networks
 from pyro_vae.comparison import compare
+from pyro_vae.diagnostics import diagnose
 from pyro_vae.pairings import compare_pairings
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
@@ -11,6 +12,7 @@ __all__ = [
     "compare",
     "compare_pairings",
     "datasets",
+    "diagnose",
     "diagnostics",
     "families",
     "fit",

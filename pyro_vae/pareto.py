@@ -16,7 +16,7 @@ M. A. Stephens, 2009).
 
 from __future__ import annotations
 
-__all__ = ["PSIS", "Status", "psis", "tail_index"]
+__all__ = ["MIN_DRAWS", "PSIS", "Status", "psis", "tail_index"]
 
 import enum
 import math
@@ -25,7 +25,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_MIN_DRAWS = 25
+MIN_DRAWS = 25
+"""Fewer draws than these have no k."""
+
 _MIN_TAIL = 5
 _CHUNK_BYTES = 2**24
 
@@ -53,11 +55,14 @@ class PSIS(NamedTuple):
             shape given (NaN in columns with `Status.NONFINITE`).
         k: The shape of the tail of the weights, without `dim`, in float64.
         status: `Status` codes as uint8, without `dim`.
+        log_mean: The logarithm of the mean of the smoothed weights before they are normalised,
+            without `dim`, in float64 (NaN in columns with `Status.NONFINITE`).
     """
 
     log_weights: Tensor
     k: Tensor
     status: Tensor
+    log_mean: Tensor
 
 
 def psis(log_weights: Tensor, dim: int = 0) -> PSIS:
@@ -71,7 +76,7 @@ def psis(log_weights: Tensor, dim: int = 0) -> PSIS:
         dim: The dimension of the S draws.
 
     Returns:
-        Smoothed normalised log weights, k and status; detached from any graph.
+        Smoothed normalised log weights, k, status and log mean; detached from any graph.
 
     Raises:
         ValueError: If there are no draws, or the values are not floating-point numbers.
@@ -83,10 +88,11 @@ def psis(log_weights: Tensor, dim: int = 0) -> PSIS:
     """
     columns, shape = _columns(log_weights, dim)
     parts = [_psis(part) for part in columns.split(_chunk(columns.shape[-1]))]
-    smoothed, k, status = (torch.cat(field) for field in zip(*parts, strict=True))
+    smoothed, *fields = (torch.cat(field) for field in zip(*parts, strict=True))
     # the draws go back to where they were
     back = smoothed.reshape(*shape, columns.shape[-1]).movedim(-1, dim)
-    return PSIS(back, k.reshape(shape), status.reshape(shape))
+    k, status, log_mean = (field.reshape(shape) for field in fields)
+    return PSIS(back, k, status, log_mean)
 
 
 def tail_index(values: Tensor, dim: int = 0) -> Tensor:
@@ -133,7 +139,8 @@ def _psis(columns: Tensor) -> PSIS:
     k = torch.where(status == Status.CONSTANT, -torch.inf, k)
     k = torch.where(status == Status.DEGENERATE, torch.inf, k)
     x = torch.where(peak.isfinite().unsqueeze(-1), x, torch.nan)
-    return PSIS(x - x.logsumexp(-1, keepdim=True), k, status)
+    total = x.logsumexp(-1)
+    return PSIS(x - total.unsqueeze(-1), k, status, total + peak - math.log(x.shape[-1]))
 
 
 def _tail_index(columns: Tensor) -> Tensor:
@@ -162,7 +169,7 @@ class _Tail(NamedTuple):
         """The status of each row before any fit."""
         status = torch.full_like(self.count, Status.OK, dtype=torch.uint8)
         status[self.count < _MIN_TAIL] = Status.DEGENERATE
-        if self.draws < _MIN_DRAWS:
+        if self.draws < MIN_DRAWS:
             status[:] = Status.TOO_FEW
         # all values beyond the threshold equal it
         status[self.threshold == 0] = Status.CONSTANT

@@ -11,7 +11,7 @@ import xarray as xr
 
 from pyro_vae.diagnostics.shelf import Columns, Finding, from_weights, register, step
 from pyro_vae.diagnostics.weights import LogWeights
-from pyro_vae.pareto import Status, psis
+from pyro_vae.pareto import Status
 
 FEW, MANY = 0.05, 0.25
 """Shares of data above the threshold from which on the guide is to be used with care, or poor."""
@@ -76,7 +76,7 @@ def _judge(table: xr.Dataset) -> list[Finding]:
 
 
 @register
-@step(order=10, judge=_judge)
+@step(order=10, judge=_judge, shows=("khat", "relative_ess"))
 @from_weights(summary=_summary)
 def pareto_k(weights: LogWeights) -> Columns:
     """k-hat by datum: the tail index of p(x, z) / q(z | x), z ~ q; and the relative ESS.
@@ -116,6 +116,6 @@ def pareto_k(weights: LogWeights) -> Columns:
         >>> pareto_k(model, guide, torch.zeros(100)).khat_share_above > 0.5
         True
     """
-    smoothed, k, status = psis(weights.log_weight)
-    ess = 1 / (smoothed.exp().square().sum(0) * weights.num_samples)
-    return {"khat": k, "khat_status": status, "relative_ess": ess}
+    found = weights.psis
+    ess = 1 / (found.log_weights.exp().square().sum(0) * weights.num_samples)
+    return {"khat": found.k, "khat_status": found.status, "relative_ess": ess}

@@ -16,8 +16,10 @@ from __future__ import annotations
 __all__ = [
     "DIAGNOSTICS",
     "Columns",
+    "DiagnosticWarning",
     "Finding",
     "FromWeights",
+    "NotApplicable",
     "Step",
     "from_weights",
     "register",
@@ -39,14 +41,22 @@ from torch import Tensor
 from pyro_vae.diagnostics.weights import LogWeights, Stream
 from pyro_vae.registry import Registry
 
-Columns: TypeAlias = Mapping[str, Tensor | tuple[tuple[str, ...], Tensor]]
-"""By name, a tensor of shape (data,), or dims (`data` among them) and a tensor of their shape."""
+Columns: TypeAlias = Mapping[str, Tensor | tuple[tuple[str, ...], Any]]
+"""By name, a tensor of shape (data,), or dims and what has their shape (a list of names, say)."""
 
 DIAGNOSTICS: Registry[Callable[..., xr.Dataset]] = Registry("diagnostic")
 """All diagnostics by name."""
 
 register = DIAGNOSTICS.register
 """Register a diagnostic: `@register`, or `@register("name")`."""
+
+
+class DiagnosticWarning(UserWarning):
+    """A number is returned that is not to be trusted, and the message says why."""
+
+
+class NotApplicable(ValueError):
+    """A diagnostic has nothing to say of this model and guide; `diagnose` goes on without it."""
 
 
 class Finding(NamedTuple):
@@ -76,27 +86,32 @@ class Step:
         order: Steps run in rising order: k-hat 10, the bounds 20, IWAE 30; 40 and more are free.
         judge: From the diagnostic's own Dataset to findings.
         gated: Whether it is left out once a finding has closed the gate.
+        shows: The variables by datum that go into the table which `diagnose` prints.
     """
 
     order: int
     judge: Judge
     gated: bool = False
+    shows: tuple[str, ...] = ()
 
 
 Function = TypeVar("Function", bound=Callable[..., xr.Dataset])
 
 
-def step(order: int, judge: Judge, *, gated: bool = False) -> Callable[[Function], Function]:
+def step(
+    order: int, judge: Judge, *, gated: bool = False, shows: Sequence[str] = ()
+) -> Callable[[Function], Function]:
     """Let `diagnose` run a diagnostic: a decorator below `@register`.
 
     Arguments:
         order: As in `Step`.
         judge: As in `Step`.
         gated: As in `Step`.
+        shows: As in `Step`.
     """
 
     def decorate(function: Function) -> Function:
-        function.step = Step(order, judge, gated)  # type: ignore[attr-defined]
+        function.step = Step(order, judge, gated, tuple(shows))  # type: ignore[attr-defined]
         return function
 
     return decorate

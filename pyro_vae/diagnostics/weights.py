@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ from pyro_vae.infer.following import follow
 from pyro_vae.infer.guard import evaluating, untouched
 from pyro_vae.infer.rows import data_plate
 from pyro_vae.infer.sites import latent_sites, refuse_random_rows
+from pyro_vae.pareto import PSIS, psis
 
 BLOCK_SIZE = 64
 """How many data the guide is run on at once."""
@@ -59,7 +61,7 @@ _LATENT_NUMBERS = 2**24  # of one run of the guide, at most
 _REPEATED_ROWS = 4096  # of one run of a guide that wants its data repeated
 _EVENT_NUMBERS = {"cpu": 2**20}  # observed numbers of one run of the model: caches are small
 _EVENT_NUMBERS_ELSEWHERE = 2**26
-_MOST_ROWS = 2**14
+_MOST_ROWS = 2**12
 
 
 @dataclass
@@ -93,11 +95,16 @@ class LogWeights:
         """B, the number of data."""
         return self.log_likelihood.shape[1]
 
-    @property
+    @cached_property
     def log_weight(self) -> Tensor:
         """Log p(x, z) - log q(z | x), of shape (S, B)."""
         joint = self.log_likelihood + sum(self.log_prior.values())
         return joint - sum(self.log_q.values())
+
+    @cached_property
+    def psis(self) -> PSIS:
+        """Smoothed weights, k-hat, status and the log mean of the smoothed weights."""
+        return psis(self.log_weight)
 
     def relative(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Log weights less their largest by datum, (S, B), in few bytes, and the largest, (B,).

@@ -173,6 +173,8 @@ class _Tail(NamedTuple):
             status[:] = Status.TOO_FEW
         # all values beyond the threshold equal it
         status[self.threshold == 0] = Status.CONSTANT
+        if self.draws < _MIN_TAIL:
+            status[:] = Status.TOO_FEW  # that so few are equal says nothing
         status[~peak.isfinite()] = Status.NONFINITE
         return status
 

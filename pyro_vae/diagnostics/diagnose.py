@@ -221,7 +221,8 @@ def _summary(values: np.ndarray) -> list[float]:
         return [np.nan] * 4
     # infinite k-hats are ordinary values, between which nothing can be interpolated
     quantiles = np.quantile(known, [0.05, 0.5, 0.95], method="inverted_cdf")
-    return [float(known.mean()), *map(float, quantiles)]
+    mean = known.mean() if np.isfinite(known).all() else np.nan
+    return [float(mean), *map(float, quantiles)]
 
 
 def _number(value: float) -> str:

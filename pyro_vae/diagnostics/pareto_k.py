@@ -57,7 +57,7 @@ def _judge(table: xr.Dataset) -> list[Finding]:
     )
     median = float(table.khat.median())
     if np.isnan(share):
-        text = f"{attrs['num_samples']} draws are too few for k-hat."
+        text = f"{attrs['num_samples']} draws are too few for k-hat, so that it says nothing."
         return [Finding("care", text, "take num_samples=1000.", closes=True)]
     numbers = (
         f"k-hat is above {limit:.2f} for {100 * share:.1f} +- {100 * error:.1f} % of data "

@@ -61,6 +61,7 @@ _LATENT_NUMBERS = 2**24  # of one run of the guide, at most
 _REPEATED_ROWS = 4096  # of one run of a guide that wants its data repeated
 _EVENT_NUMBERS = {"cpu": 2**20}  # observed numbers of one run of the model: caches are small
 _EVENT_NUMBERS_ELSEWHERE = 2**26
+_ROUNDINGS = 16  # of the largest part, that go into a log weight
 _MOST_ROWS = 2**12
 
 
@@ -76,6 +77,7 @@ class LogWeights:
         draws: By site of the guide, the draws, of shape (S, *shape of a draw of the block); empty
             unless asked for.
         kl: By latent site, KL(q || p) by datum, (B,), where it is exact; empty unless asked for.
+        eps: The relative precision in which the programs compute.
     """
 
     start: int
@@ -84,6 +86,7 @@ class LogWeights:
     log_q: dict[str, Tensor]
     draws: dict[str, Tensor] = field(default_factory=dict)
     kl: dict[str, Tensor] = field(default_factory=dict)
+    eps: float = torch.finfo(torch.float64).eps
 
     @property
     def num_samples(self) -> int:
@@ -102,9 +105,21 @@ class LogWeights:
         return joint - sum(self.log_q.values())
 
     @cached_property
+    def rounding(self) -> Tensor:
+        """By how much log weights may differ for no other reason than rounding, (B,)."""
+        parts = [self.log_likelihood, *self.log_prior.values(), *self.log_q.values()]
+        size = torch.stack([part.abs().max(0).values for part in parts]).sum(0)
+        return _ROUNDINGS * self.eps * size
+
+    @cached_property
     def psis(self) -> PSIS:
-        """Smoothed weights, k-hat, status and the log mean of the smoothed weights."""
-        return psis(self.log_weight)
+        """Smoothed weights, k-hat, status and the log mean of the smoothed weights.
+
+        Weights that differ by rounding alone, as those of an exact guide do, are constant.
+        """
+        log_weight = self.log_weight
+        low, high = log_weight.aminmax(dim=0)
+        return psis(torch.where(high - low <= self.rounding, high, log_weight))
 
     def relative(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Log weights less their largest by datum, (S, B), in few bytes, and the largest, (B,).
@@ -275,6 +290,8 @@ class Stream:
         device = observed[0]["value"].device.type
         allowed = _EVENT_NUMBERS.get(device, _EVENT_NUMBERS_ELSEWHERE) / max(numbers, 1)
         self._rows = max(1, min(_MOST_ROWS, int(allowed)))
+        kinds = {n["value"].dtype for n in nodes if n["value"].is_floating_point()}
+        self._eps = max((torch.finfo(k).eps for k in kinds), default=torch.finfo().eps)
         self._free = self._free_sites(first, guide, model) if self.exact_kl else []
         self._store = pyro.get_param_store().get_state()
 
@@ -317,6 +334,7 @@ class Stream:
             parts["q"],
             {n: torch.cat([d[n] for d in draws]) for n in draws[0]} if draws else {},
             exact,
+            self._eps,
         )
 
     def _resized(self, data: Data) -> Batch:
@@ -424,6 +442,7 @@ def log_weights(
         joined([b.log_q for b in blocks], stream_dim),
         joined([b.draws for b in blocks], 1),
         joined([b.kl for b in blocks], 0),
+        blocks[0].eps,
     )
 
 

@@ -22,6 +22,7 @@ import enum
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +89,7 @@ def psis(log_weights: Tensor, dim: int = 0) -> PSIS:
     """
     columns, shape = _columns(log_weights, dim)
     parts = [_psis(part) for part in columns.split(_chunk(columns.shape[-1]))]
-    smoothed, *fields = (torch.cat(field) for field in zip(*parts, strict=True))
+    smoothed, *fields = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
     # the draws go back to where they were
     back = smoothed.reshape(*shape, columns.shape[-1]).movedim(-1, dim)
     k, status, log_mean = (field.reshape(shape) for field in fields)
@@ -128,7 +129,7 @@ def _psis(columns: Tensor) -> PSIS:
     tail = _tail_of(x, math.log(torch.finfo(x.dtype).tiny))
     k, status = torch.full_like(peak, torch.nan), tail.status(peak)
     for size in tail.sizes(status):
-        rows = (tail.count == size) & (status == Status.OK)
+        rows = _all_or_some((tail.count == size) & (status == Status.OK))
         floor = tail.threshold[rows].exp().unsqueeze(-1)
         k[rows], scale = _fit(tail.values[rows, :size].exp().flip(-1) - floor)
         order = (torch.arange(size, dtype=x.dtype, device=x.device) + 0.5) / size
@@ -149,7 +150,7 @@ def _tail_index(columns: Tensor) -> Tensor:
     tail = _tail_of(x, -math.inf)
     k, status = torch.full_like(peak, torch.nan), tail.status(peak)
     for size in tail.sizes(status):
-        rows = (tail.count == size) & (status == Status.OK)
+        rows = _all_or_some((tail.count == size) & (status == Status.OK))
         excess = tail.values[rows, :size].flip(-1) - tail.threshold[rows].unsqueeze(-1)
         k[rows], _ = _fit(excess)
     k = torch.where(status == Status.CONSTANT, -torch.inf, k)
@@ -186,10 +187,30 @@ class _Tail(NamedTuple):
 def _tail_of(x: Tensor, lowest: float) -> _Tail:
     """Cut off the tail of each row: at most M values, those above the next largest."""
     size = math.ceil(min(x.shape[-1] / 5, 3 * math.sqrt(x.shape[-1])))
-    top = x.topk(min(size + 1, x.shape[-1]))
-    threshold = top.values[:, -1].clamp(min=lowest)
-    count = (top.values > threshold.unsqueeze(-1)).sum(-1)
-    return _Tail(top.values, top.indices, threshold, count, x.shape[-1])
+    values, index = _largest(x, min(size + 1, x.shape[-1]))
+    threshold = values[:, -1].clamp(min=lowest)
+    count = (values > threshold.unsqueeze(-1)).sum(-1)
+    return _Tail(values, index, threshold, count, x.shape[-1])
+
+
+def _largest(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest values of each row in falling order, and where they stand."""
+    if x.device.type != "cpu":
+        top = x.topk(count)
+        return top.values, top.indices
+    # NumPy selects by vector instructions, twice as fast as torch
+    array = x.numpy()
+    index = np.argpartition(array, array.shape[-1] - count)[:, array.shape[-1] - count :]
+    values = np.take_along_axis(array, index, -1)
+    order = np.argsort(-values)
+    found = (np.take_along_axis(a, order, -1) for a in (values, index))
+    first, second = map(torch.from_numpy, found)
+    return first, second
+
+
+def _all_or_some(rows: Tensor) -> Tensor | slice:
+    """An index of rows; usually of all, which then need no copy."""
+    return slice(None) if bool(rows.all()) else rows
 
 
 def _fit(excess: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,7 +220,7 @@ def _fit(excess: Tensor) -> tuple[Tensor, Tensor]:
     steps = torch.arange(1, grid + 1, dtype=excess.dtype, device=excess.device) - 0.5
     quartile = excess[:, int(size / 4 + 0.5) - 1].unsqueeze(-1)
     b = (1 - (grid / steps).sqrt()) / (3 * quartile) + 1 / excess[:, -1:]
-    shapes = torch.log1p(-b.unsqueeze(-1) * excess.unsqueeze(-2)).mean(-1)
+    shapes = (-b.unsqueeze(-1) * excess.unsqueeze(-2)).log1p_().mean(-1)
     likelihood = size * ((-b / shapes).log() - shapes - 1)
     weights = likelihood.softmax(-1)
     weights = torch.where(weights >= 10 * torch.finfo(b.dtype).eps, weights, 0.0)

@@ -32,7 +32,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
@@ -40,6 +39,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.diagnostics.densities import log_density
 from pyro_vae.infer.batches import Data
 from pyro_vae.infer.rows import PARTICLES
 from pyro_vae.infer.unexpanded import remembering, unexpanded
@@ -260,32 +260,12 @@ def by_datum(
     value = log_density(unexpanded(node), node["value"], *node["args"], **node["kwargs"])
     if node["mask"] is not None:
         value = torch.as_tensor(scale_and_mask(value, mask=node["mask"]))
-    value = value.expand(torch.broadcast_shapes(value.shape, node["fn"].batch_shape))
+    batch = node["fn"].batch_shape
+    if value.shape != batch:
+        value = value.expand(torch.broadcast_shapes(value.shape, batch))
     kept = {frame.dim, particles}
     inner = [d for d in range(-value.dim(), 0) if d not in kept]
     return value.sum(inner, dtype=torch.float64) if inner else value.double()
-
-
-def log_density(fn: Any, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`fn.log_prob(value)`; of what `to_event` sums, long sums are accumulated in float64."""
-    if type(fn) is not dist.Independent or args or kwargs:
-        return fn.log_prob(value, *args, **kwargs)
-    each, dims = fn.base_dist.log_prob(value), fn.reinterpreted_batch_ndims
-    return accurate_sum(each.flatten(-dims)) if dims else each
-
-
-def accurate_sum(values: Tensor, run: int = 128) -> Tensor:
-    """The sum along the last dim, in float64, of runs that are summed as they are.
-
-    A float32 sum of many terms is rounded by its own size, some 1e-3 at 1e4 nats, and casting
-    every term to float64 takes five times as long as summing them.
-    """
-    whole = values.shape[-1] // run * run
-    rest = values[..., whole:].sum(-1).double()
-    if not whole:
-        return rest
-    runs = values[..., :whole].unflatten(-1, (-1, run)).sum(-1)
-    return rest + runs.sum(-1, dtype=torch.float64)
 
 
 # ----------------------------------------------------------------------------- which layout

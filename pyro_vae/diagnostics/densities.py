@@ -61,7 +61,7 @@ def accurate_sum(values: Tensor) -> Tensor:
 
 
 def bernoulli_log_density(logits: Tensor, value: Tensor, dims: int) -> Tensor | None:
-    """log p(x) = sum_i log s((2 x_i - 1) l_i) of bits x, s the logistic function.
+    """The log mass sum_i log s((2 x_i - 1) l_i) of bits x, s the logistic function.
 
     Runs of factors are multiplied before their logarithm is taken, which halves the time of the
     usual sum of terms, and loses no more digits than it: a factor is rounded by 6e-8, as a term

@@ -38,7 +38,9 @@ def _summary(table: xr.Dataset) -> xr.Dataset:
     # float32 densities are rounded, however little they vary from draw to draw
     rounding = 1e-6 * float(np.abs(table.log_likelihood.values[known]).sum())
     scale = float(np.hypot(np.sqrt(np.square(noise[known]).sum()), rounding))
+    known_sites = table.site_kl_analytic.notnull().any("data").values
     return table.assign_attrs(
+        kl_analytic_sites=[str(n) for n in table.site.values[known_sites]],
         elbo_mean=mean,
         elbo_mean_std_error=error,
         kl_z_score=difference / scale if known.any() and scale > 0 else np.nan,
@@ -86,8 +88,8 @@ def elbo(weights: LogWeights) -> Columns:
         error (KL exact), `log_likelihood` = E_q log p(x|z) with its error, `kl_sampled` with its
         error and `kl_analytic`, NaN where a site has no exact KL or one that depends on the
         draws of other sites; and by site and datum `site_kl_sampled` with its error, and
-        `site_kl_analytic`. Attrs: `elbo_mean` with its Monte Carlo error, and `kl_z_score` of
-        the total difference between both KLs.
+        `site_kl_analytic`. Attrs: `elbo_mean` with its Monte Carlo error, `kl_analytic_sites`
+        (those with an exact KL), and `kl_z_score` of the total difference between both KLs.
 
     References:
         Auto-encoding variational Bayes (D. P. Kingma, M. Welling, 2014);

@@ -59,10 +59,11 @@ DRAWS = 1000
 
 _LATENT_NUMBERS = 2**24  # of one run of the guide, at most
 _REPEATED_ROWS = 4096  # of one run of a guide that wants its data repeated
-_EVENT_NUMBERS = {"cpu": 2**20}  # observed numbers of one run of the model: caches are small
-_EVENT_NUMBERS_ELSEWHERE = 2**26
+# of one run of the model, at most: observed numbers, and rows (the caches of a CPU are small)
+_NUMBERS = {"cpu": (2**20, 2**14)}
+_NUMBERS_ELSEWHERE = (2**26, 2**18)
+_LARGEST_KEPT = 31 * 2**20  # bytes
 _ROUNDINGS = 16  # of the largest part, that go into a log weight
-_MOST_ROWS = 2**12
 
 
 @dataclass
@@ -198,6 +199,9 @@ class Stream:
         self.keep_draws, self.exact_kl, self.progress = keep_draws, exact_kl, progress
         self.data, self.block_size = Data.of(args, kwargs), block_size
         self._store: Any = None
+        # once a block of this size was freed, glibc keeps smaller ones instead of handing each
+        # back to the system, which would cost a page fault for every 4 KiB of every temporary
+        torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
         with self._aside():
             self._rehearse(plate)
             self.batch_size = batch_size or self._rows
@@ -288,8 +292,8 @@ class Stream:
             math.prod(n["fn"].batch_shape + n["fn"].event_shape) / first.size for n in observed
         )
         device = observed[0]["value"].device.type
-        allowed = _EVENT_NUMBERS.get(device, _EVENT_NUMBERS_ELSEWHERE) / max(numbers, 1)
-        self._rows = max(1, min(_MOST_ROWS, int(allowed)))
+        most_numbers, most_rows = _NUMBERS.get(device, _NUMBERS_ELSEWHERE)
+        self._rows = max(1, min(most_rows, int(most_numbers / max(numbers, 1))))
         kinds = {n["value"].dtype for n in nodes if n["value"].is_floating_point()}
         self._eps = max((torch.finfo(k).eps for k in kinds), default=torch.finfo().eps)
         self._free = self._free_sites(first, guide, model) if self.exact_kl else []

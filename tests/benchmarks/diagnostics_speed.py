@@ -7,10 +7,10 @@
 `bare` is what any evaluation needs, in plain torch: the encoder once for each image, S draws,
 the decoder on each, and the three log densities, as many rows at a time as is fastest of a few
 sizes. `digits` takes k-hat, the ELBO with both KLs and IWAE with their errors of S = 1000
-draws for each image; `iwae` the log p(x) of static MNIST with 5000 particles, beside Pythae's `get_nll`
-(imported from a checkout, or from what is installed). All in one process, turn about: a row is
-the median over rounds of times, and of ratios within a round. Networks are not trained: time does
-not depend on it.
+draws for each image; `iwae` the log p(x) of static MNIST with 5000 particles, beside Pythae's
+`get_nll` (imported from a checkout, or from what is installed). All in one process, turn about:
+a row is the median over rounds of times, and of ratios within a round. Networks are not trained:
+time does not depend on it.
 """
 
 import argparse
@@ -94,9 +94,9 @@ def told(times, base, images):
     for name, seconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, times[base], strict=True))
         each = 1e3 * statistics.median(seconds) / images
-        print(f"{name:<28}{each:>10.3f} ms an image{ratio:>8.2f} x {base}")
+        sys.stdout.write(f"{name:<28}{each:>10.3f} ms an image{ratio:>8.2f} x {base}\n")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"peak memory of the process: {peak:.2f} GiB")
+    sys.stdout.write(f"peak memory of the process: {peak:.2f} GiB\n")
 
 
 def best_rows(vae, x, draws, clock):

@@ -1,5 +1,6 @@
 """What can be known of a guide and its model, datum by datum, with the error of every number."""
 
+from pyro_vae.diagnostics.block import LogWeights
 from pyro_vae.diagnostics.diagnose import diagnose
 from pyro_vae.diagnostics.elbo import elbo
 from pyro_vae.diagnostics.iwae import iwae
@@ -15,7 +16,7 @@ from pyro_vae.diagnostics.shelf import (
     step,
     summarised,
 )
-from pyro_vae.diagnostics.weights import LogWeights, Stream, log_weights
+from pyro_vae.diagnostics.weights import Stream, log_weights
 
 __all__ = [
     "DIAGNOSTICS",

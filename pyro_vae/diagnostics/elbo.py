@@ -9,8 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_vae.diagnostics.block import LogWeights
 from pyro_vae.diagnostics.shelf import Columns, Finding, from_weights, register, step
-from pyro_vae.diagnostics.weights import LogWeights
 
 Z_LIMIT = 5.0
 """How many standard errors an analytic and a sampled KL may differ by."""

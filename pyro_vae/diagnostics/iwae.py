@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_vae.diagnostics.block import LogWeights
 from pyro_vae.diagnostics.elbo import Z_LIMIT, mean_and_error, over_data
 from pyro_vae.diagnostics.pareto_k import FEW, threshold
 from pyro_vae.diagnostics.shelf import (
@@ -24,7 +25,6 @@ from pyro_vae.diagnostics.shelf import (
     register,
     step,
 )
-from pyro_vae.diagnostics.weights import LogWeights
 from pyro_vae.pareto import MIN_DRAWS
 
 GAP = 0.1

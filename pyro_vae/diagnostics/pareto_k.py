@@ -9,8 +9,8 @@ import math
 import numpy as np
 import xarray as xr
 
+from pyro_vae.diagnostics.block import LogWeights
 from pyro_vae.diagnostics.shelf import Columns, Finding, from_weights, register, step
-from pyro_vae.diagnostics.weights import LogWeights
 from pyro_vae.pareto import Status
 
 FEW, MANY = 0.05, 0.25

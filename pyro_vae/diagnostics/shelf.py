@@ -38,7 +38,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyro_vae.diagnostics.weights import LogWeights, Stream
+from pyro_vae.diagnostics.block import LogWeights
+from pyro_vae.diagnostics.weights import Stream
 from pyro_vae.registry import Registry
 
 Columns: TypeAlias = Mapping[str, Tensor | tuple[tuple[str, ...], Any]]

@@ -16,14 +16,12 @@ another model in each draw, and what one datum gets would depend on its neighbou
 
 from __future__ import annotations
 
-__all__ = ["BLOCK_SIZE", "LogWeights", "Stream", "log_weights"]
+__all__ = ["BLOCK_SIZE", "Stream", "log_weights"]
 
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,9 +33,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae import kl
+from pyro_vae.diagnostics.block import LogWeights
 from pyro_vae.diagnostics.particles import (
     Batch,
-    Choice,
     Program,
     Repeated,
     SiteShape,
@@ -49,7 +47,6 @@ from pyro_vae.infer.following import follow
 from pyro_vae.infer.guard import evaluating, untouched
 from pyro_vae.infer.rows import data_plate
 from pyro_vae.infer.sites import latent_sites, refuse_random_rows
-from pyro_vae.pareto import PSIS, psis
 
 BLOCK_SIZE = 64
 """How many data the guide is run on at once."""
@@ -63,74 +60,6 @@ _REPEATED_ROWS = 4096  # of one run of a guide that wants its data repeated
 _NUMBERS = {"cpu": (2**20, 2**14)}
 _NUMBERS_ELSEWHERE = (2**26, 2**18)
 _LARGEST_KEPT = 31 * 2**20  # bytes
-_ROUNDINGS = 16  # of the largest part, that go into a log weight
-
-
-@dataclass
-class LogWeights:
-    """The log weights of S draws for each of a block of B data, and their parts, in float64.
-
-    Arguments:
-        start: The number of the block's first datum.
-        log_likelihood: log p(x_n | z_sn), summed over observed sites, of shape (S, B).
-        log_prior: By latent site of the model, log p(z_sn), (S, B).
-        log_q: By site of the guide, log q(z_sn | x_n), (S, B).
-        draws: By site of the guide, the draws, of shape (S, *shape of a draw of the block); empty
-            unless asked for.
-        kl: By latent site, KL(q || p) by datum, (B,), where it is exact; empty unless asked for.
-        eps: The relative precision in which the programs compute.
-    """
-
-    start: int
-    log_likelihood: Tensor
-    log_prior: dict[str, Tensor]
-    log_q: dict[str, Tensor]
-    draws: dict[str, Tensor] = field(default_factory=dict)
-    kl: dict[str, Tensor] = field(default_factory=dict)
-    eps: float = torch.finfo(torch.float64).eps
-
-    @property
-    def num_samples(self) -> int:
-        """S, exactly as asked for."""
-        return self.log_likelihood.shape[0]
-
-    @property
-    def size(self) -> int:
-        """B, the number of data."""
-        return self.log_likelihood.shape[1]
-
-    @cached_property
-    def log_weight(self) -> Tensor:
-        """Log p(x, z) - log q(z | x), of shape (S, B)."""
-        joint = self.log_likelihood + sum(self.log_prior.values())
-        return joint - sum(self.log_q.values())
-
-    @cached_property
-    def rounding(self) -> Tensor:
-        """By how much log weights may differ for no other reason than rounding, (B,)."""
-        parts = [self.log_likelihood, *self.log_prior.values(), *self.log_q.values()]
-        size = torch.stack([part.abs().max(0).values for part in parts]).sum(0)
-        return _ROUNDINGS * self.eps * size
-
-    @cached_property
-    def psis(self) -> PSIS:
-        """Smoothed weights, k-hat, status and the log mean of the smoothed weights.
-
-        Weights that differ by rounding alone, as those of an exact guide do, are constant.
-        """
-        log_weight = self.log_weight
-        low, high = log_weight.aminmax(dim=0)
-        return psis(torch.where(high - low <= self.rounding, high, log_weight))
-
-    def relative(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """Log weights less their largest by datum, (S, B), in few bytes, and the largest, (B,).
-
-        The largest is taken off before the cast: in float32, log weights of -1e4 nats are
-        rounded to 1e-3, which moves k-hat by hundredths.
-        """
-        log_weight = self.log_weight
-        peak = log_weight.max(0).values
-        return (log_weight - peak).to(dtype), peak
 
 
 class Stream:
@@ -257,20 +186,10 @@ class Stream:
     def _rehearse(self, plate: str | None) -> None:
         """Look at the first block: the data plate, the sites, and how to run many draws."""
         first = self.data.rows(0, self.block_size) if self.data.size else self.data
-        pyro.set_rng_seed(_seed(self.seed))
-        try:
-            traces = self._traces(first)
-        except Exception as error:
-            if first.size < self.data.size:
-                error.add_note(
-                    f"(The programs were run on the first {first.size} of {self.data.size} data. "
-                    f"If they hold something for each datum, pass block_size={self.data.size}.)"
-                )
-            raise
-        guide, model = traces
+        guide, model = self._first_traces(first)
         latent_sites(model.nodes, guide.nodes)
-        self.frame = data_plate(model.nodes, plate)
         refuse_random_rows(guide.nodes, self.guide, first.args, first.kwargs)
+        self.frame = data_plate(model.nodes, plate)
         if first.size and first.size != self.frame.size:
             raise ValueError(
                 f"the data plate {self.frame.name!r} has {self.frame.size} rows, but the first "
@@ -279,25 +198,29 @@ class Stream:
         first = first._replace(size=self.frame.size)
         self.size = self.data.size or self.frame.size
         self._block = min(self.block_size, self.size) if self.data.size else self.size
-        nodes: list[Any] = [*guide.nodes.values(), *model.nodes.values()]
-        nodes = [n for n in nodes if n["type"] == "sample"]
+        nodes = [n for n in _nodes(guide, model) if n["type"] == "sample"]
         plates = [f for n in nodes for f in n["cond_indep_stack"]]
         nesting = max(-f.dim for f in plates if f.dim is not None)
         sites = {n: SiteShape(s["fn"].batch_shape, s["fn"].event_shape) for n, s in _latent(guide)}
-        batch = Batch(first, self.frame, nesting, sites)
-        self._batch: Batch = batch
-        self.choice: Choice = choose(self.model, self.guide, batch)
-        observed = [n for n in nodes if n["is_observed"]]
-        numbers = sum(
-            math.prod(n["fn"].batch_shape + n["fn"].event_shape) / first.size for n in observed
-        )
-        device = observed[0]["value"].device.type
-        most_numbers, most_rows = _NUMBERS.get(device, _NUMBERS_ELSEWHERE)
-        self._rows = max(1, min(most_rows, int(most_numbers / max(numbers, 1))))
+        self._batch = Batch(first, self.frame, nesting, sites)
+        self._rows = _suitable_rows([n for n in nodes if n["is_observed"]], first.size)
         kinds = {n["value"].dtype for n in nodes if n["value"].is_floating_point()}
         self._eps = max((torch.finfo(k).eps for k in kinds), default=torch.finfo().eps)
         self._free = self._free_sites(first, guide, model) if self.exact_kl else []
+        self.choice = choose(self.model, self.guide, self._batch)
         self._store = pyro.get_param_store().get_state()
+
+    def _first_traces(self, first: Data) -> tuple[poutine.Trace, poutine.Trace]:
+        pyro.set_rng_seed(_seed(self.seed))
+        try:
+            return self._traces(first)
+        except Exception as error:
+            if first.size < self.data.size:
+                error.add_note(
+                    f"(The programs were run on the first {first.size} of {self.data.size} data. "
+                    f"If they hold something for each datum, pass block_size={self.data.size}.)"
+                )
+            raise
 
     def _traces(self, data: Data) -> tuple[poutine.Trace, poutine.Trace]:
         guide = poutine.trace(self.guide).get_trace(*data.args, **data.kwargs)
@@ -434,16 +357,15 @@ def log_weights(
         True
     """
     blocks = list(Stream(model, guide, *args, **options))
-    stream_dim = -1
 
     def joined(parts: list[Mapping[str, Tensor]], dim: int) -> dict[str, Tensor]:
         return {n: torch.cat([p[n] for p in parts], dim) for n in parts[0]}
 
     return LogWeights(
         0,
-        torch.cat([b.log_likelihood for b in blocks], stream_dim),
-        joined([b.log_prior for b in blocks], stream_dim),
-        joined([b.log_q for b in blocks], stream_dim),
+        torch.cat([b.log_likelihood for b in blocks], -1),
+        joined([b.log_prior for b in blocks], -1),
+        joined([b.log_q for b in blocks], -1),
         joined([b.draws for b in blocks], 1),
         joined([b.kl for b in blocks], 0),
         blocks[0].eps,
@@ -452,6 +374,19 @@ def log_weights(
 
 def _seed(*where: int) -> int:
     return int(np.random.SeedSequence(where).generate_state(1)[0])
+
+
+def _nodes(*traces: poutine.Trace) -> list[Any]:
+    return [node for trace in traces for node in trace.nodes.values()]
+
+
+def _suitable_rows(observed: list[Any], size: int) -> int:
+    """On how many (draw, datum) pairs to run the model at once, by what it observes of each."""
+    shapes = [n["fn"].batch_shape + n["fn"].event_shape for n in observed]
+    numbers = sum(math.prod(shape) / size for shape in shapes)
+    device = observed[0]["value"].device.type
+    most_numbers, most_rows = _NUMBERS.get(device, _NUMBERS_ELSEWHERE)
+    return max(1, min(most_rows, int(most_numbers / max(numbers, 1))))
 
 
 def _latent(trace: poutine.Trace) -> list[tuple[str, Any]]:

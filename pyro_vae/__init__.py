@@ -1,7 +1,8 @@
 """Variational autoencoders in Pyro with any prior and any guide, and a check on every KL."""
 
-from pyro_vae import datasets, families, infer, kl, networks
+from pyro_vae import datasets, diagnostics, families, infer, kl, networks
 from pyro_vae.comparison import compare
+from pyro_vae.diagnostics import diagnose
 from pyro_vae.pairings import compare_pairings
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
@@ -11,6 +12,8 @@ __all__ = [
     "compare",
     "compare_pairings",
     "datasets",
+    "diagnose",
+    "diagnostics",
     "families",
     "fit",
     "infer",

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae import datasets, kl, plots, report
 from pyro_vae import families as fam
+from pyro_vae.diagnostics import DIAGNOSTICS
 from pyro_vae.kl.audit import counts, wrong
 from pyro_vae.pairings import (
     GUIDES,
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(run=_compare)
     _add_options(compare)
     catalogue = commands.add_parser(
-        "catalogue", help="list families, data sets and how many pairs are admissible"
+        "catalogue", help="list families, data sets, diagnostics and how many pairs are admissible"
     )
     catalogue.set_defaults(run=_catalogue)
     audit = commands.add_parser(
@@ -322,6 +323,7 @@ def _shelf() -> str:
     ]
     families = tabulate(rows, ["family", "roles", "space", ""], "simple")
     loaders = [[name, datasets.datasets.summary(name)] for name in datasets.datasets]
+    tests = [[name, DIAGNOSTICS.summary(name)] for name in DIAGNOSTICS]
     found = kinds()
     guides, priors = found.sizes["guide"], found.sizes["prior"]
     count = int((found["kind"] != "").sum())
@@ -329,6 +331,7 @@ def _shelf() -> str:
         [
             families,
             tabulate(loaders, ["data set", ""], "simple"),
+            tabulate(tests, ["diagnostic", ""], "simple"),
             tabulate(catalogue.counts(found), catalogue.HEADS, "simple"),
             f"{len(fam.registry)} families; {count} of {guides * priors} pairs of {guides} guides "
             f"and {priors} priors are admissible. A prior named learnable_<family> has its "

@@ -77,8 +77,10 @@ def _refuse_to_thaw(name: str, module: nn.Module) -> None:
     if pyro.settings.get("module_local_params"):
         return  # the mode in which Pyro leaves them alone
     for path, part in module.named_modules():
+        if not isinstance(part, PyroModule):
+            continue
         frozen = [n for n, p in part.named_parameters(recurse=False) if not p.requires_grad]
-        if frozen and isinstance(part, PyroModule):
+        if frozen:
             raise ValueError(
                 f"parameter {param_with_module_name(name, f'{path}.{frozen[0]}')!r} is frozen, "
                 "but belongs to a PyroModule, and Pyro would train it all the same. Build the "

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 
 from pyro_vae import cli, datasets, families
+from pyro_vae.diagnostics import DIAGNOSTICS
 from pyro_vae.pairings import CellWarning, grid
 
 ROOT = Path(__file__).parents[1]
@@ -310,7 +311,7 @@ def test_the_catalogue_lists_all_that_is_registered(capsys):
         (line,) = [line for line in lines if line.split()[:1] == [name]]
         assert families.registry.summary(name) in line
         assert all(role in line for role in cls.roles)
-    for name in datasets.datasets:
+    for name in (*datasets.datasets, *DIAGNOSTICS):
         assert any(line.split()[:1] == [name] for line in lines)
     assert any("priors are admissible" in line for line in lines)
 

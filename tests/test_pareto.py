@@ -52,7 +52,7 @@ def arviz_psis(log_weights):
 @pytest.mark.parametrize("draws", [25, 26, 100, 225, 1000, 5000])
 def test_psis_equals_arviz(draws):
     log_weights = weights(draws)
-    smoothed, k, status = psis(log_weights)
+    smoothed, k, status, _ = psis(log_weights)
     expected, expected_k, asked = arviz_psis(log_weights)
     assert (status == Status.OK)[:8].all()
     ok = (status == Status.OK) & asked
@@ -62,6 +62,19 @@ def test_psis_equals_arviz(draws):
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     ordered = ok & (torch.arange(len(ok)) < 7)
     torch.testing.assert_close(smoothed.mT[ordered], expected[ordered], rtol=1e-10, atol=1e-10)
+
+
+def test_log_mean_is_that_of_the_smoothed_weights_before_they_are_normalised():
+    columns = torch.stack([torch.randn(1000, dtype=F64) - 3000, torch.full((1000,), 2.0)], -1)
+    columns = torch.cat([columns, columns[:, :1].index_fill(0, torch.tensor(4), torch.nan)], -1)
+    found = psis(columns)
+    lowest = columns.argmin(0)  # below every tail: not smoothed
+    for column in (0, 1):
+        row = int(lowest[column])
+        total = columns[row, column] - found.log_weights[row, column]
+        torch.testing.assert_close(found.log_mean[column], total - math.log(1000))
+    assert found.log_mean[2].isnan()
+    assert found.log_mean[1] == pytest.approx(2.0)
 
 
 def test_any_shape_any_dimension_any_chunk(monkeypatch):
@@ -101,6 +114,9 @@ def test_status_of_what_cannot_be_fitted():
         assert psis(column).status == Status.NONFINITE
         assert tail_index(column).isnan()
     assert psis(torch.full((100,), -torch.inf)).status == Status.NONFINITE
+    assert psis(torch.ones(20)).status == Status.CONSTANT
+    assert psis(torch.ones(1)).status == psis(torch.ones(4)).status == Status.TOO_FEW
+    assert psis(torch.ones(1)).log_mean == pytest.approx(1)
     few = psis(torch.randn(20))
     assert few.status == Status.TOO_FEW
     assert few.k.isnan()

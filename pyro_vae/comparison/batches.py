@@ -1,11 +1,11 @@
-"""Streaming: the data cut into batches, and what the batches gave put together again."""
+"""Streaming: what the batches of the data gave, put together again."""
 
 from __future__ import annotations
 
-__all__ = ["Merged", "batch_weights", "cut", "merged"]
+__all__ = ["Merged", "batch_weights", "merged"]
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,40 +42,6 @@ class Merged(NamedTuple):
     def name(self) -> str:
         """The name of the site."""
         return self.site.name
-
-
-def cut(
-    args: tuple[Any, ...], kwargs: dict[str, Any], batch_size: int | None
-) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Yield the arguments for each batch: tensors as long as the first one are cut.
-
-    Arguments:
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        batch_size: The number of data in a batch, or None for all at once.
-
-    Raises:
-        ValueError: If `batch_size` is not positive or no argument is a tensor.
-    """
-    if batch_size is None:
-        yield args, kwargs
-        return
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be positive, not {batch_size}.")
-    tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and a.dim()]
-    if not tensors:
-        raise ValueError("batch_size= needs the data as a tensor among the arguments.")
-    size = len(tensors[0])
-
-    def piece(value: Any, start: int) -> Any:
-        fits = isinstance(value, Tensor) and value.dim() and len(value) == size
-        return value[start : start + batch_size] if fits else value
-
-    for start in range(0, size, batch_size):
-        yield (
-            tuple(piece(a, start) for a in args),
-            {name: piece(value, start) for name, value in kwargs.items()},
-        )
 
 
 def batch_weights(

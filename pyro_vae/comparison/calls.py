@@ -22,7 +22,7 @@ from pyro.infer import ELBO
 from scipy import stats
 from torch import Tensor
 
-from pyro_vae.comparison.guard import RandomState, set_random_state
+from pyro_vae.infer.guard import RandomState, set_random_state
 
 PROJECTIONS = 8
 

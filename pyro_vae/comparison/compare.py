@@ -19,14 +19,15 @@ import torch
 import xarray as xr
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 
-from pyro_vae.comparison.batches import batch_weights, cut, merged
+from pyro_vae.comparison.batches import batch_weights, merged
 from pyro_vae.comparison.calls import call_elbo
 from pyro_vae.comparison.draws import draw_sites
-from pyro_vae.comparison.guard import random_state, set_random_state, untouched
 from pyro_vae.comparison.mean_field import biased_sites
 from pyro_vae.comparison.rehearsal import rehearse
 from pyro_vae.comparison.tables import FINDINGS, P_LIMIT, Z_LIMIT, by_elbo, by_site
 from pyro_vae.infer import TraceExactKL_ELBO
+from pyro_vae.infer.batches import cut
+from pyro_vae.infer.guard import random_state, set_random_state, untouched
 
 
 def compare(

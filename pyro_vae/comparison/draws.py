@@ -10,7 +10,7 @@ with the draws of the other sites, in the place of f.
 
 from __future__ import annotations
 
-__all__ = ["Draws", "Site", "draw_sites", "latent_sites"]
+__all__ = ["Draws", "Site", "draw_sites"]
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,14 +21,14 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae import kl
-from pyro_vae.comparison.guard import RandomState, random_state
 from pyro_vae.comparison.mean_field import ANALYTIC, FALLBACK, MeanFieldTerm, mean_field_term
+from pyro_vae.infer.guard import RandomState, random_state
 from pyro_vae.infer.rows import data_plate
+from pyro_vae.infer.sites import latent_sites
 from pyro_vae.kl.parameters import tensors
 
 # a site as Pyro's traces hold it
@@ -112,23 +112,6 @@ def draw_sites(
             _record(sites, traces[0].nodes, traces[1].nodes, frame)
     assert frame is not None
     return Draws(list(sites.values()), states, frame)
-
-
-def latent_sites(model: Mapping[str, Node], guide: Mapping[str, Node]) -> list[str]:
-    """Return the names of the model's latent sites.
-
-    Raises:
-        ValueError: If the guide does not draw one of them.
-    """
-    samples = {n: s for n, s in model.items() if s["type"] == "sample"}
-    latent = [n for n, s in samples.items() if not (s["is_observed"] or site_is_subsample(s))]
-    missing = [n for n in latent if n not in guide]
-    if missing:
-        raise ValueError(
-            f"the model's latent site {missing[0]!r} is not drawn by the guide, so the ELBO has "
-            "no term for it; sample it in the guide."
-        )
-    return latent
 
 
 def _record(

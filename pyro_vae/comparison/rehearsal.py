@@ -4,16 +4,15 @@ from __future__ import annotations
 
 __all__ = ["rehearse"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_vae.comparison.draws import Node, latent_sites
-from pyro_vae.comparison.guard import modules_of
+from pyro_vae.infer.guard import modules_of
+from pyro_vae.infer.sites import latent_sites, refuse_random_rows
 
 
 def rehearse(
@@ -36,7 +35,7 @@ def rehearse(
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
         latent_sites(replayed.get_trace(*args, **kwargs).nodes, guide_trace.nodes)
-        _refuse_random_rows(guide_trace.nodes, guide, args, kwargs)
+        refuse_random_rows(guide_trace.nodes, guide, args, kwargs)
     sites: Any = capture.trace.nodes
     announced = {name: site["value"].unconstrained() for name, site in sites.items()}
     known = {id(p) for p in announced.values()}
@@ -54,24 +53,3 @@ def _module_parameters(model: Any, guide: Any) -> dict[str, Tensor]:
             prefix = f"{side}.{label}." if label else f"{side}."
             found |= {f"{prefix}{name}": p for name, p in module.named_parameters()}
     return found
-
-
-def _refuse_random_rows(nodes: Mapping[str, Node], guide: Any, args: Any, kwargs: Any) -> None:
-    partial = [
-        name
-        for name, node in nodes.items()
-        if node["type"] == "sample" and site_is_subsample(node) and _is_partial(node)
-    ]
-    if not partial:
-        return
-    again = poutine.trace(guide).get_trace(*args, **kwargs).nodes
-    for name in partial:
-        if name in again and not torch.equal(nodes[name]["value"], again[name]["value"]):
-            raise ValueError(
-                f"plate {name!r} draws its subsample at random, so a row would be another datum "
-                "in each draw; pass a fixed batch, pyro.plate(..., subsample=indices)."
-            )
-
-
-def _is_partial(node: Node) -> bool:
-    return node["fn"].subsample_size is not None and node["fn"].subsample_size < node["fn"].size

@@ -6,8 +6,16 @@ change buffers (BatchNorm). Inside `untouched` all of this may happen; afterward
 
 from __future__ import annotations
 
-__all__ = ["RandomState", "modules_of", "random_state", "set_random_state", "untouched"]
+__all__ = [
+    "RandomState",
+    "evaluating",
+    "modules_of",
+    "random_state",
+    "set_random_state",
+    "untouched",
+]
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -15,7 +23,8 @@ from typing import Any, TypeAlias
 import pyro
 import torch
 from pyro.util import get_rng_state, set_rng_state
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_vae.closures import used_modules
 
@@ -67,3 +76,34 @@ def set_random_state(state: RandomState) -> None:
     set_rng_state(state)
     if "cuda" in state:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Let every module that is called in this thread run as after `eval()`, then restore it.
+
+    A program may reach its modules in any way, so they are met when they are called: before its
+    forward a module's `training` becomes False, and its buffers are noted; on leaving both are
+    as they were.
+    """
+    thread, modes = threading.get_ident(), dict[nn.Module, bool]()
+    buffers: list[tuple[Tensor, Tensor]] = []
+
+    def meet(module: nn.Module, _: Any) -> None:
+        if module in modes or threading.get_ident() != thread:
+            return
+        modes[module] = module.training
+        held = [b for b in module._buffers.values() if b is not None]
+        buffers.extend((b, b.detach().clone()) for b in held)
+        module.training = False
+
+    hook = register_module_forward_pre_hook(meet)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for module, training in modes.items():
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)

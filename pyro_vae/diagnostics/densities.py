@@ -1,0 +1,89 @@
+"""Log densities as programs give them, summed accurately, and fast where most time goes."""
+
+from __future__ import annotations
+
+__all__ = ["accurate_sum", "bernoulli_log_density", "log_density"]
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+RUN = 32
+"""How many terms are multiplied, or summed in the precision they come in."""
+
+_SMALLEST = 1e-30  # of a product that has lost no digits, in float32
+
+
+def log_density(fn: Any, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`fn.log_prob(value)`; of what `to_event` sums, long sums are accumulated in float64.
+
+    Arguments:
+        fn: A Pyro distribution.
+        value: Values of a shape that broadcasts with its own.
+        *args: Further arguments of `log_prob`.
+        **kwargs: Further arguments of `log_prob`.
+
+    Example:
+        >>> log_density(dist.Normal(torch.zeros(2, 3), 1.0).to_event(1), torch.zeros(3)).shape
+        torch.Size([2])
+    """
+    dims = getattr(fn, "reinterpreted_batch_ndims", 0)
+    if type(fn) is not dist.Independent or not dims or args or kwargs:
+        return fn.log_prob(value, *args, **kwargs)
+    base = fn.base_dist
+    if type(base) is dist.Bernoulli and "logits" in base.__dict__:
+        found = bernoulli_log_density(base.logits, value, dims)
+        if found is not None:
+            return found
+    return accurate_sum(base.log_prob(value).flatten(-dims))
+
+
+def accurate_sum(values: Tensor) -> Tensor:
+    """The sum along the last dim, in float64, of runs that are summed as they are.
+
+    A float32 sum of many terms is rounded by its own size, some 1e-3 at 1e4 nats, and casting
+    every term to float64 takes five times as long as summing them.
+
+    Arguments:
+        values: Any shape (*, n).
+
+    Returns:
+        Their sums, of shape (*).
+    """
+    whole = values.shape[-1] // 128 * 128
+    rest = values[..., whole:].sum(-1).double()
+    if not whole:
+        return rest
+    runs = values[..., :whole].unflatten(-1, (-1, 128)).sum(-1)
+    return rest + runs.sum(-1, dtype=torch.float64)
+
+
+def bernoulli_log_density(logits: Tensor, value: Tensor, dims: int) -> Tensor | None:
+    """The log mass sum_i log s((2 x_i - 1) l_i) of bits x, s the logistic function.
+
+    Runs of factors are multiplied before their logarithm is taken, which halves the time of the
+    usual sum of terms, and loses no more digits than it: a factor is rounded by 6e-8, as a term
+    of one nat is.
+
+    Arguments:
+        logits: l, with `dims` rightmost dimensions of an event.
+        value: x, of a shape that broadcasts with it.
+        dims: Over how many dimensions to sum.
+
+    Returns:
+        The sums in float64, or None where this way is not open: if a value is neither 0 nor 1,
+        or a product too small (or NaN).
+    """
+    if value.dtype != logits.dtype or not bool(((value == 0) | (value == 1)).all()):
+        return None
+    right = torch.mul(logits, 2 * value - 1).sigmoid_().flatten(-dims)
+    count = right.shape[-1]
+    whole = count // RUN * RUN
+    products = [right[..., :whole].unflatten(-1, (-1, RUN)).prod(-1)] if whole else []
+    products += [right[..., whole:].prod(-1, keepdim=True)] if count > whole else []
+    product = torch.cat(products, -1) if len(products) > 1 else products[0]
+    if not bool(product.min() > _SMALLEST):
+        return None
+    return product.log_().sum(-1, dtype=torch.float64)

@@ -1,0 +1,93 @@
+"""Fast log densities against torch's in float64."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_vae.diagnostics.densities import accurate_sum, bernoulli_log_density, log_density
+
+F64 = torch.float64
+
+
+def bits(*shape):
+    return (torch.rand(shape) < 0.5).float()
+
+
+def truth(logits, x, dims):
+    return dist.Bernoulli(logits=logits.double()).to_event(dims).log_prob(x.double())
+
+
+@pytest.mark.parametrize("shape", [(1,), (31,), (32,), (33,), (64,), (784,), (3, 8, 8)])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+def test_bernoulli(shape, scale):
+    logits, x = scale * torch.randn(6, 4, *shape), bits(4, *shape)
+    fn = dist.Bernoulli(logits=logits).to_event(len(shape))
+    found = log_density(fn, x)
+    assert found.shape == (6, 4)
+    exact = truth(logits, x, len(shape))
+    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-5)
+
+
+def test_bernoulli_takes_the_fast_way():
+    logits, x = torch.randn(6, 4, 100), bits(4, 100)
+    before = logits.clone()
+    found = bernoulli_log_density(logits, x, 1)
+    torch.testing.assert_close(found, truth(logits, x, 1), rtol=1e-6, atol=1e-5)
+    error = (found - truth(logits, x, 1)).abs().max()
+    own = (dist.Bernoulli(logits=logits).log_prob(x).sum(-1) - truth(logits, x, 1)).abs().max()
+    assert error < 3 * own
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    ("logits", "value"),
+    [
+        (torch.full((3, 64), -50.0), torch.ones(64)),
+        (torch.full((3, 64), 500.0), torch.zeros(64)),
+        (torch.randn(3, 64), torch.rand(64)),
+        (torch.randn(3, 64), torch.ones(64, dtype=F64)),
+    ],
+    ids=["unlikely", "impossible", "grey", "mixed precision"],
+)
+def test_where_the_fast_way_is_closed_the_other_is_taken(logits, value):
+    assert bernoulli_log_density(logits, value, 1) is None
+    with_own = dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
+    torch.testing.assert_close(
+        log_density(with_own, value).double(), truth_of(logits, value), rtol=1e-6, atol=1e-5
+    )
+
+
+def truth_of(logits, value):
+    softplus = torch.nn.functional.softplus
+    return (value.double() * logits.double() - softplus(logits.double())).sum(-1)
+
+
+def test_nan_stays_nan():
+    logits = torch.randn(3, 64)
+    logits[1, 5] = torch.nan
+    fn = dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
+    assert log_density(fn, bits(64)).isnan().tolist() == [False, True, False]
+
+
+def test_impossible_is_minus_infinity_or_large():
+    certain = dist.Bernoulli(probs=torch.ones(2, 64)).to_event(1)
+    assert (log_density(certain, torch.zeros(64)) < -900).all()
+
+
+def test_subclasses_keep_their_own_density():
+    class Shifted(dist.Bernoulli):
+        def log_prob(self, value):
+            return super().log_prob(value) + 1
+
+    fn = Shifted(logits=torch.zeros(3, 10)).to_event(1)
+    torch.testing.assert_close(
+        log_density(fn, torch.ones(10)), fn.log_prob(torch.ones(10)).double()
+    )
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 1000])
+def test_accurate_sum(count):
+    values = torch.randn(5, count) - 100
+    exact = values.double().sum(-1)
+    torch.testing.assert_close(accurate_sum(values), exact, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(accurate_sum(values.double()), exact)

@@ -12,7 +12,7 @@ import xarray as xr
 from pyro_vae.diagnostics import DIAGNOSTICS, Stream, summarised
 from pyro_vae.diagnostics.shelf import FromWeights
 from pyro_vae.inference_data.groups import Filled, collect, prior_sbc
-from pyro_vae.inference_data.installed import first_line, installed
+from pyro_vae.inference_data.installed import container
 from pyro_vae.inference_data.provenance import digest, in_common, provenance, storable
 from pyro_vae.inference_data.size import check_size
 from pyro_vae.inference_data.stored import Stored, chosen
@@ -210,12 +210,7 @@ def wrap(datasets: Mapping[str, xr.Dataset]) -> Any:
         >>> wrap(groups).posterior.z.shape
         (1, 2)
     """
-    shared = in_common(d.attrs for d in datasets.values())
-    if first_line():
-        return installed().InferenceData(attrs=shared, **dict(datasets))
-    tree = xr.DataTree.from_dict(dict(datasets))
-    tree.attrs.update(shared)
-    return tree
+    return container(datasets, in_common(d.attrs for d in datasets.values()))
 
 
 def _reductions() -> list[FromWeights]:

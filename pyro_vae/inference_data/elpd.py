@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.diagnostics import threshold
-from pyro_vae.inference_data.installed import first_line, installed
+from pyro_vae.inference_data.installed import elpd_data
 
 
 def as_elpd(log_px: Any, khat: Any = None, *, num_samples: int | None = None) -> Any:
@@ -53,42 +53,13 @@ def as_elpd(log_px: Any, khat: Any = None, *, num_samples: int | None = None) ->
             f"{pointwise.size} data; a sum over them says nothing. Look at their weights (k-hat), "
             "or leave the same data out of all models that you compare."
         )
-    limit = threshold(draws)
     tails = None if khat is None else _by_datum(khat, "khat")
     if tails is not None and tails.shape != pointwise.shape:
         raise ValueError(
             f"khat has shape {tails.shape}, but log_px {pointwise.shape}; give both for the same "
             "data."
         )
-    size = pointwise.size
-    numbers = {
-        "se": float(np.sqrt(size * pointwise.values.var())),
-        "n_samples": draws,
-        "n_data_points": size,
-        # NaN is as bad as a heavy tail
-        "warning": tails is not None and not bool((tails <= limit).all()),
-        "scale": "log",
-        "good_k": limit,
-    }
-    elpd = float(pointwise.sum())
-    # constant weights, of an exact guide, have k = -inf, which no axis can show
-    shown = {} if tails is None else {"pareto_k": tails.where(~np.isneginf(tails), 0.0)}
-    if first_line():
-        return _series(elpd, pointwise, numbers, shown)
-    utils = installed("arviz_stats.utils")
-    if hasattr(utils, "ELPDDataLOO"):
-        return utils.ELPDDataLOO(elpd=elpd, p=np.nan, elpd_i=pointwise, **numbers, **shown)
-    return utils.ELPDData(kind="loo", elpd=elpd, p=np.nan, elpd_i=pointwise, **numbers, **shown)
-
-
-def _series(
-    elpd: float, pointwise: xr.DataArray, numbers: dict[str, Any], shown: dict[str, Any]
-) -> Any:
-    """The pandas Series of arviz 0.x, whose first entries are known by their place."""
-    names = {"elpd_loo": elpd, "se": numbers["se"], "p_loo": np.nan}
-    rest = {n: v for n, v in numbers.items() if n not in ("se", "good_k")}
-    content = {**names, **rest, "loo_i": pointwise, **shown, "good_k": numbers["good_k"]}
-    return installed().ELPDData(data=list(content.values()), index=list(content))
+    return elpd_data(pointwise, tails, draws, threshold(draws))
 
 
 def _by_datum(values: Any, name: str) -> xr.DataArray:

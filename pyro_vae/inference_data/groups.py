@@ -203,13 +203,13 @@ def _put_statistics(filled: Filled, block: Block, latent: Sequence[str]) -> None
 
 def _put_data(filled: Filled, stored: Stored, block: Block, sites: Mapping[str, Variable]) -> None:
     """Data that were observed; and what else was given for each datum."""
-    values: list[Tensor] = []
+    whole: list[tuple[Tensor, Tensor | None]] = []
     for name, site in sites.items():
         if not site.observed:
             continue
         node = block.nodes[name]
-        values.append(node["value"])
         seen, value = observed_entries(node), site.arranged(node["value"][None])[0]
+        whole.append((node["value"], seen))
         value = value[block.inside.to(value.device)]
         if seen is not None:
             seen = site.arranged(seen[None])[0][block.inside.to(value.device)]
@@ -218,12 +218,20 @@ def _put_data(filled: Filled, stored: Stored, block: Block, sites: Mapping[str, 
         filled.put("observed_data", name, site.dims, to_numpy(value), block.at)
     filled.put("constant_data", "index", ("data",), filled.rows[block.at], block.at)
     for name, value in _given(stored, block).items():
-        if any(value.shape == v.shape and torch.equal(value, v) for v in values):
-            continue  # it is in observed_data
+        if any(_same(value, *observed) for observed in whole):
+            continue
         name = f"{name}_given" if name in (*RESERVED, *sites, "index") else name
         dims = ("data", *(f"{name}_dim_{i}" for i in range(value.dim() - 1)))
         some = value[block.inside.to(value.device)]
         filled.put("constant_data", name, dims, to_numpy(some), block.at)
+
+
+def _same(value: Tensor, observed: Tensor, seen: Tensor | None) -> bool:
+    """Whether an argument is what a site observed, and so in observed_data already."""
+    if value.shape != observed.shape:
+        return False
+    equal = value == observed
+    return bool((equal if seen is None else equal | ~seen).all())
 
 
 def _given(stored: Stored, block: Block) -> dict[str, Tensor]:

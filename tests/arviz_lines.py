@@ -221,7 +221,9 @@ def comparison(az, found):
     # an exact guide, whose k-hat is -inf
     az.plot_khat(LINES.elpd_data(log_px, xr.full_like(khat, -np.inf), 60, good_k))
     # log densities of images, which underflow when exponentiated
-    small = {n: LINES.elpd_data(v - 2000, khat, 60, good_k) for n, v in (("a", log_px), ("b", worse))}
+    small = {
+        n: LINES.elpd_data(v - 2000, khat, 60, good_k) for n, v in (("a", log_px), ("b", worse))
+    }
     table = az.compare(small, method="pseudo-BMA")
     assert table["weight"]["a"] > 0.9
     return ["compare", "plot_compare", "plot_khat"]
@@ -232,12 +234,12 @@ def refusals(az, found):
         function = getattr(az, name, None)
         if function is None:
             continue
+        refused = ""
         try:
             function(found)
         except TypeError as error:
-            assert "log likelihood not found" in str(error)
-        else:
-            raise AssertionError(f"{name} took draws of a guide for those of a posterior")
+            refused = str(error)
+        assert "log likelihood not found" in refused, f"{name} took a guide for a posterior"
     return ["loo (refused)"]
 
 

@@ -231,4 +231,4 @@ def _vi_stats(
             f"{stream.size}; give the table that diagnose made of the same data."
         )
     draws = {"num_samples": table.attrs.get("num_samples", stream.num_samples)}
-    return table.map(lambda v: v.assign_attrs({**draws, **v.attrs}), keep_attrs=True)
+    return table.assign({n: v.assign_attrs({**draws, **v.attrs}) for n, v in table.items()})

@@ -65,11 +65,11 @@ def as_elpd(log_px: Any, khat: Any = None, *, num_samples: int | None = None) ->
 def _by_datum(values: Any, name: str) -> xr.DataArray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
-    found = values if isinstance(values, xr.DataArray) else xr.DataArray(values, dims=["data"])
-    if found.ndim != 1:
+    if np.ndim(values) != 1:
         raise ValueError(
-            f"{name} must have one value for each datum, but has shape {found.shape}."
+            f"{name} must have one value for each datum, but has shape {np.shape(values)}."
         )
+    found = values if isinstance(values, xr.DataArray) else xr.DataArray(values, dims=["data"])
     return found.astype(np.float64).rename(name)
 
 

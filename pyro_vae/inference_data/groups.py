@@ -144,6 +144,7 @@ def collect(
         predictive: Which predictive groups to draw.
     """
     latent = [n for n, site in sites.items() if not site.observed]
+    observed = [n for n in sites if n not in latent]
     for block in stored:
         filled.kinds |= {n: block.nodes[n]["fn"] for n in sites}
         draws = {n: block.weights.draws[n] for n in latent}
@@ -151,13 +152,13 @@ def collect(
             _put_draws(filled, "posterior", sites[name], value, block, 0)
         _put_statistics(filled, block, latent)
         _put_data(filled, stored, block, sites)
-        for first, values in stored.replicates(block, None):
+        for first, values in stored.replicates(block, observed, None):
             for name in latent:
                 _put_draws(filled, "prior", sites[name], values[name], block, first)
             if "prior_predictive" in predictive:
                 _put_replicates(filled, "prior_predictive", sites, values, block, first)
         if "posterior_predictive" in predictive:
-            for first, values in stored.replicates(block, draws):
+            for first, values in stored.replicates(block, observed, draws):
                 _put_replicates(filled, "posterior_predictive", sites, values, block, first)
 
 

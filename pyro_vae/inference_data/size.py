@@ -26,30 +26,30 @@ def check_size(
     Raises:
         ValueError: With the largest group, and the numbers that would fit.
     """
-    latent, observed = 0, 0
-    for site in sites:
-        if site.observed:
-            observed += site.numbers * site.bytes
-        else:
-            latent += site.numbers * site.bytes
-    each = {"posterior": latent, "prior": latent, "sample_stats": 8 * _STATISTICS}
+    sites = list(sites)
+    latent = [s for s in sites if not s.observed]
+    observed = sum(s.numbers * s.bytes for s in sites if s.observed)
+    each = dict.fromkeys(("posterior", "prior"), sum(s.numbers * s.bytes for s in latent))
+    each["sample_stats"] = 8 * (_STATISTICS + (2 * len(latent) if len(latent) > 1 else 0))
     each |= dict.fromkeys(sorted(predictive), observed)
-    total = draws * data * sum(each.values()) + data * observed
+    once, drawn = observed + 8, sum(each.values())  # of one datum, and of one draw of it
+    total = data * (once + draws * drawn)
     if total <= max_bytes:
         return
     largest = max(each, key=lambda group: each[group])
-    share = max_bytes / total
-    advice = [
-        f"store_draws={max(1, int(draws * share))}",
-        f"store_data={max(1, int(data * share))}",
-    ]
+    fitting = {
+        "store_draws": (max_bytes - data * once) // (data * drawn),
+        "store_data": max_bytes // (once + draws * drawn),
+    }
+    advice = [f"{name}={number}" for name, number in fitting.items() if number > 0]
     if largest in predictive:
         advice.append(f"{largest}=False")
+    advice.append("a larger max_bytes")
     raise ValueError(
         f"{data} data with {draws} draws each would take {_readable(total)} (most of it the "
         f"group {largest}: {_readable(draws * data * each[largest])}), more than "
-        f"max_bytes={max_bytes} ({_readable(max_bytes)}). Take {', or '.join(advice)}, or raise "
-        "max_bytes. Statistics of all data (vi_stats) are kept in any case."
+        f"max_bytes={max_bytes} ({_readable(max_bytes)}). Take {', or '.join(advice)}. "
+        "Statistics of all data (vi_stats) are kept in any case."
     )
 
 

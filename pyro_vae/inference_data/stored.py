@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Block", "Stored", "chosen"]
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -141,17 +142,18 @@ class Stored:
         return nodes, parameters
 
     def replicates(
-        self, block: Block, latent: Mapping[str, Tensor] | None
+        self, block: Block, observed: Collection[str], latent: Mapping[str, Tensor] | None
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Draw the data anew, by the model alone or from given latents, some draws at a time.
 
         Arguments:
             block: The data whose covariates and masks the replicates have.
+            observed: The sites that hold data.
             latent: Draws of the latent sites; None to draw them from the prior.
 
         Yields:
-            The number of the first draw, and the values of all sites, latent ones included, each
-            of shape (draws, *shape of one draw).
+            The number of the first draw, and the values of latent and observed sites, each of
+            shape (draws, *shape of one draw).
         """
         nodes = {
             n: s
@@ -163,7 +165,7 @@ class Stored:
         batch = Batch(block.data, stream.frame, stream._batch.nesting, shapes)
         numbers = sum(s["value"].numel() for s in nodes.values())
         step = max(1, min(stream.num_samples, _NUMBERS // max(numbers, 1)))
-        redrawn = poutine.uncondition(self.model)
+        redrawn = _Redrawn(observed)(self.model)
         for first in range(0, stream.num_samples, step):
             count = min(step, stream.num_samples - first)
             some = None
@@ -174,6 +176,18 @@ class Stored:
                 pyro.set_rng_seed(_seed(*where))
                 ran = stream.choice.model.run(redrawn, batch, count, some)
             yield first, ran.values
+
+
+class _Redrawn(Messenger):
+    """Draws the sites that hold data; as `poutine.uncondition`, but factors stay what they are."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = frozenset(names)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names and msg["is_observed"]:
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
 def _seed(*where: int) -> int:

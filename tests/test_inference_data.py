@@ -119,8 +119,27 @@ def test_statistics_of_all_data_are_those_of_the_diagnostics(stored):
     expected = diagnostics.pareto_k(linear, shifted, x, y, num_samples=300)
     xr.testing.assert_equal(found["vi_stats"][list(expected.data_vars)], expected)
     assert found["vi_stats"].attrs["khat_share_above"] == expected.attrs["khat_share_above"]
-    names = {n for n, d in diagnostics.DIAGNOSTICS.items() if hasattr(d, "columns")}
-    assert "pareto_k" in names
+
+
+def test_a_diagnostic_that_joins_the_shelf_joins_the_statistics(monkeypatch):
+    @diagnostics.from_weights(exact_kl=True)
+    def spread(weights):
+        """The variance of log weights."""
+        return {"spread": weights.log_weight.var(0), "exact": weights.kl["z"]}
+
+    shelf = {**diagnostics.DIAGNOSTICS._items, "spread": spread}
+    monkeypatch.setattr(diagnostics.DIAGNOSTICS, "_items", shelf)
+    x, y = data(9)
+    options = {"num_samples": 30}
+    assert "spread" not in to_datasets(linear, shifted, x, y, **options)["vi_stats"]
+    # those that diagnose runs are run
+    diagnostics.step(order=99, judge=lambda table: [])(spread)
+    found = to_datasets(linear, shifted, x, y, **options)["vi_stats"]
+    assert found.spread.shape == (9,)
+    mean = x - y[:, None] / 10 - y[:, None]
+    exact = (0.5 * (0.25**2 + mean**2 - 1) - math.log(0.25)).sum(-1)
+    np.testing.assert_allclose(found.exact, exact, rtol=1e-12)
+    assert "khat" in found
 
 
 def test_a_table_of_diagnose_is_taken_as_it_is():
@@ -360,7 +379,9 @@ def test_what_is_masked_is_missing(shape):
     np.testing.assert_array_equal(shown[seen], x.numpy()[seen])
     np.testing.assert_array_equal(found["constant_data"].mask, mask.numpy())
     assert set(found["constant_data"].data_vars) == {"index", "mask"}
-    assert not np.isnan(found["prior_predictive"].x).any()
+    replicates = found["prior_predictive"].x
+    assert not np.isnan(replicates).any()
+    assert replicates.dtype == shown.dtype  # ArviZ draws data and replicates alike
 
 
 def test_masks_of_handlers_as_well():

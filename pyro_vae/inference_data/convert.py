@@ -138,8 +138,9 @@ def to_datasets(
         **kwargs: Keyword arguments of both programs.
 
     Returns:
-        Datasets by group. Every dimension has a coordinate; integers where a site is discrete;
-        log densities in float64, draws as the programs draw them; attrs of NetCDF's types.
+        Datasets by group. Every dimension has a coordinate; integers where a site is discrete
+        (and nothing of it is missing); log densities in float64, draws as the programs draw them;
+        attrs of NetCDF's types.
 
     Raises:
         ValueError: If more than `max_bytes` would be stored (with what to do), if a site bears the

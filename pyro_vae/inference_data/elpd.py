@@ -25,7 +25,7 @@ def as_elpd(log_px: Any, khat: Any = None, *, num_samples: int | None = None) ->
     exponentiates each log density.
 
     Arguments:
-        log_px: Estimates of log p(x_n), of shape (data,), such as `vi_stats.iwae`.
+        log_px: Estimates of log p(x_n), of shape (data,), such as IWAE bounds in `vi_stats`.
         khat: k-hat of the importance weights behind each, of shape (data,).
         num_samples: The number of draws behind each estimate; the threshold of k-hat depends
             on it. By default what `log_px.attrs` says, as those of `vi_stats` do.

@@ -61,6 +61,8 @@ class Filled:
         self.rows, self.draws, self.coords = rows, draws, coords
         self.arrays: dict[str, dict[str, tuple[tuple[str, ...], np.ndarray]]] = {}
         self.kinds: dict[str, Any] = {}
+        # NaN is no integer, and ArviZ wants data and replicates of one type
+        self.missing: set[str] = set()
 
     def put(
         self,
@@ -112,7 +114,7 @@ class Filled:
     ) -> xr.Dataset:
         arrays: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
         for name, (dims, values) in variables.items():
-            if group not in ("sample_stats", "constant_data"):
+            if group not in ("sample_stats", "constant_data") and name not in self.missing:
                 values = counted(values, self.kinds[name])
             arrays[name] = (dims, values[None] if "chain" in dims else values)
         sizes = {d: n for dims, a in arrays.values() for d, n in zip(dims, a.shape, strict=True)}
@@ -213,6 +215,7 @@ def _put_data(filled: Filled, stored: Stored, block: Block, sites: Mapping[str, 
         whole.append((node["value"], seen))
         value = value[block.inside.to(value.device)]
         if seen is not None:
+            filled.missing.add(name)
             seen = site.arranged(seen[None])[0][block.inside.to(value.device)]
             value = value.to(torch.promote_types(value.dtype, torch.float32))
             value = value.masked_fill(~seen, torch.nan)

@@ -29,8 +29,9 @@ def check_size(
     sites = list(sites)
     latent = [s for s in sites if not s.observed]
     observed = sum(s.numbers * s.bytes for s in sites if s.observed)
-    each = dict.fromkeys(("posterior", "prior"), sum(s.numbers * s.bytes for s in latent))
-    each["sample_stats"] = 8 * (_STATISTICS + (2 * len(latent) if len(latent) > 1 else 0))
+    unobserved = sum(s.numbers * s.bytes for s in latent)
+    statistics = _STATISTICS + (2 * len(latent) if len(latent) > 1 else 0)
+    each = {"posterior": unobserved, "prior": unobserved, "sample_stats": 8 * statistics}
     each |= dict.fromkeys(sorted(predictive), observed)
     once, drawn = observed + 8, sum(each.values())  # of one datum, and of one draw of it
     total = data * (once + draws * drawn)

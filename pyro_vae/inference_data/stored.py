@@ -37,7 +37,7 @@ def chosen(store_data: int | Sequence[int], size: int, seed: int) -> np.ndarray:
     Raises:
         ValueError: If there are none, or some are not data, or given twice.
     """
-    if isinstance(store_data, int):
+    if isinstance(store_data, int | np.integer):
         if store_data < 1:
             raise ValueError(f"store_data must be positive, not {store_data}.")
         if store_data >= size:

@@ -30,7 +30,8 @@ def to_arviz(
     * `posterior` (chain, draw, data, latent): from the guide; `prior` likewise, from the model;
     * `prior_predictive` (chain, draw, data, feature): data sets drawn from the model, as large as
       the stored data and under the same covariates; `posterior_predictive` (only if asked for):
-      reconstructions, z ~ q(z | x_n);
+      reconstructions, z ~ q(z | x_n). Draw s of a replicate is made of draw s of `prior`, or of
+      `posterior`;
     * `sample_stats` (chain, draw, data), in nats: `log_lik`, `log_prior`, `log_q`, `log_weight`,
       and `kl_sampled` = log q - log p, the KL of one draw;
     * `vi_stats` (data), of *all* data, streamed: k-hat, ELBO and what else the registered
@@ -39,11 +40,15 @@ def to_arviz(
     * `observed_data` (data, feature), NaN where masked; `constant_data`: the index of every
       stored datum, covariates and masks.
 
-    What ArviZ functions say of them: `plot_dist`, `plot_posterior`, `plot_pair`, `plot_trace`,
-    `plot_trace_dist` and `summary(kind="stats")` of a few data (`coords={"data": [7]}`) describe
-    the guide; `plot_ppc(group="prior")` and `plot_ppc_dist(group="prior_predictive")` hold the
-    model against data; `plot_ecdf_pit(dt)` draws `prior_sbc` (arviz 0.x: `plot_ecdf` with
-    `cdf=scipy.stats.uniform.cdf`); `as_elpd` feeds `compare` and `plot_khat`.
+    What ArviZ's functions say of them. `plot_dist` (0.x: `plot_posterior`), `plot_pair`,
+    `plot_trace`, `plot_trace_dist` and `summary(kind="stats")` describe the guide; name a few
+    data, `coords={"data": [7]}`. `plot_ppc(found, group="prior", observed=True)` of 0.x, and
+    `plot_ppc_dist(found, group="prior_predictive", visuals={"observed_dist": True})` of 1.x hold
+    the model against data. `plot_ecdf_pit(found)` draws `prior_sbc`; in 0.x
+    `plot_ecdf(found.prior_sbc.z.values.flatten(), cdf=scipy.stats.uniform.cdf, difference=True,
+    confidence_bands=True)` (without `flatten`, it would sort the group itself). `as_elpd` feeds
+    `compare` and `plot_khat`.
+
     There is one chain: draws of a guide are independent, so that r_hat, ESS and `diagnose` are
     alike for a good and for a bad guide. There is no group `log_likelihood`, so that `loo` and
     `waic` are refused: over data with local latents they estimate no out-of-sample score, and
@@ -65,8 +70,8 @@ def to_arviz(
         ValueError: As `to_datasets`.
 
     References:
-        Exploratory analysis of Bayesian models with ArviZ (R. Kumar, C. Carroll, A. Hartikainen,
-        O. Martin, 2019)
+        ArviZ a unified library for exploratory analysis of Bayesian models in Python (R. Kumar,
+        C. Carroll, A. Hartikainen, O. Martin, 2019)
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist

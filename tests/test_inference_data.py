@@ -20,6 +20,7 @@ from torch import nn
 from pyro_vae import VAE, diagnostics
 from pyro_vae import families as fam
 from pyro_vae.infer.guard import random_state
+from pyro_vae.inference_data import stored as stored_module
 from pyro_vae.inference_data import to_datasets, wrap
 
 # so many standard errors: below 1e-8 for a normal one, whatever number of them is looked at here
@@ -49,16 +50,19 @@ def data(count=150):
 @pytest.fixture(scope="module")
 def stored():
     x, y = data()
-    found = to_datasets(
-        linear, shifted, x, y, num_samples=300, store_data=40, posterior_predictive=True
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        # two blocks, and replicates in several runs of at most 70 draws
+        patch.setattr(stored_module, "_NUMBERS", 64 * 4 * 70)
+        found = to_datasets(
+            linear, shifted, x, y, num_samples=300, store_data=100, posterior_predictive=True
+        )
     return found, x.numpy(), y.numpy()
 
 
 def test_what_is_stored_is_of_the_data_that_it_says(stored):
     found, x, y = stored
     rows = found["constant_data"]["index"].values
-    assert len(rows) == 40
+    assert len(rows) == 100
     assert (np.diff(rows) > 0).all()
     assert rows[-1] > 64  # beyond the first block
     np.testing.assert_array_equal(found["observed_data"].x, x[rows])
@@ -107,10 +111,10 @@ def test_draws_come_from_guide_and_model(stored):
         ),
     }
     for group, (residual, sd) in residuals.items():
-        assert residual.shape == (1, 200, 40, 2), group
+        assert residual.shape == (1, 200, 100, 2), group
         assert max(mean_and_spread(residual, sd)) < Z, group
-        # draws differ among draws, data and dimensions
-        assert len(np.unique(residual)) == residual.size, group
+        # draws differ among draws, data and dimensions (but for rounding, if they do not)
+        assert len(np.unique(residual.round(12))) == residual.size, group
 
 
 def test_statistics_of_all_data_are_those_of_the_diagnostics(stored):
@@ -385,20 +389,22 @@ def test_what_is_masked_is_missing(shape):
 
 
 def test_masks_of_handlers_as_well():
-    seen = torch.tensor([True, False, True])
+    """What the handler masks is missing, and what the distribution does."""
+    seen = torch.tensor([True, False, True, True])
+    known = torch.tensor([True, True, True, False])
 
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            with pyro.poutine.mask(mask=seen[: len(x)]):
-                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            with pyro.poutine.mask(mask=seen):
+                pyro.sample("x", dist.Normal(z, 1.0).mask(known), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x, 1.0))
 
-    found = to_datasets(model, guide, torch.ones(3), num_samples=3)
-    np.testing.assert_array_equal(found["observed_data"].x, [1, np.nan, 1])
+    found = to_datasets(model, guide, torch.ones(4), num_samples=3)
+    np.testing.assert_array_equal(found["observed_data"].x, [1, np.nan, 1, np.nan])
 
 
 def test_covariates_of_a_vae():

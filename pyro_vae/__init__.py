@@ -3,6 +3,7 @@
 from pyro_vae import datasets, diagnostics, families, infer, kl, networks
 from pyro_vae.comparison import compare
 from pyro_vae.diagnostics import diagnose
+from pyro_vae.inference_data import to_arviz
 from pyro_vae.pairings import compare_pairings
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
@@ -19,5 +20,6 @@ __all__ = [
     "infer",
     "kl",
     "networks",
+    "to_arviz",
 ]
 __version__ = "0.1.0"

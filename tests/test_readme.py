@@ -16,11 +16,13 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
 
 
-def test_the_examples_run():
+def test_the_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one writes a file
     namespace = {}
     for block in blocks("python"):
         exec(block.replace("epochs=50", "epochs=2, progress=False"), namespace)
     assert namespace["table"].sizes["data"] == 1400
+    assert (tmp_path / "digits.nc").exists()
 
 
 def test_the_table_lists_the_whole_shelf_with_its_roles():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Arguments", "Data", "cut"]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -25,6 +25,8 @@ class Data(NamedTuple):
         >>> data = Data.of((torch.arange(3), "label"), {"y": torch.arange(3)})
         >>> data.rows(1, 3).args[0].tolist(), data.repeated(2).kwargs["y"].tolist()
         ([1, 2], [0, 1, 2, 0, 1, 2])
+        >>> data.take([2, 0]).args[0].tolist()
+        [2, 0]
     """
 
     args: tuple[Any, ...]
@@ -44,6 +46,10 @@ class Data(NamedTuple):
         """The data from `start` to `stop`."""
         stop = min(stop, self.size)
         return self._mapped(lambda a: a[start:stop], stop - start)
+
+    def take(self, indices: Sequence[int]) -> Data:
+        """The data with these numbers, in this order."""
+        return self._mapped(lambda a: a[list(indices)], len(indices))
 
     def repeated(self, times: int) -> Data:
         """All data, `times` times over: row `k * size + n` is datum n."""

@@ -1,5 +1,9 @@
 """What can be known of a guide and its model, datum by datum, with the error of every number."""
 
+from pyro_vae.diagnostics.active_units import active_units
+from pyro_vae.diagnostics.aggregate import aggregate_posterior
+from pyro_vae.diagnostics.calibration import calibration, pit_by_site
+from pyro_vae.diagnostics.collapse import collapse
 from pyro_vae.diagnostics.pareto_k import pareto_k, threshold
 from pyro_vae.diagnostics.shelf import (
     DIAGNOSTICS,
@@ -18,9 +22,14 @@ __all__ = [
     "LogWeights",
     "Step",
     "Stream",
+    "active_units",
+    "aggregate_posterior",
+    "calibration",
+    "collapse",
     "from_weights",
     "log_weights",
     "pareto_k",
+    "pit_by_site",
     "register",
     "step",
     "summarised",

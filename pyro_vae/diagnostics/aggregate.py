@@ -1,4 +1,4 @@
-"""The aggregate posterior against the prior: mutual information, and where the rest of the KL is."""
+"""The aggregate posterior against the prior: mutual information, and the rest of the KL."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae.diagnostics.coordinates import data_first
-from pyro_vae.diagnostics.marginals import marginals
 from pyro_vae.diagnostics.mixture import Jackknife, Mixture
 from pyro_vae.diagnostics.particles import AGREEMENT, Batch, Node, by_datum
 from pyro_vae.diagnostics.passes import Pass, seed_of
@@ -95,7 +93,7 @@ def aggregate_posterior(
     progress: bool = True,
     **kwargs: Any,
 ) -> xr.Dataset:
-    r"""E KL(q(z | x) || p) = I(x; z) + KL(q(z) || p): mutual information, and the misfit of the prior.
+    r"""E KL(q(z | x) || p) = I(x; z) + KL(q(z) || p): mutual information, and misfit of the prior.
 
     q(z) = E_x q(z | x) is the aggregate posterior of the distribution that the data come from.
     Where p factorises, KL(q(z) || p) = TC + sum_d KL(q(z_d) || p(z_d)), the total correlation
@@ -184,7 +182,7 @@ class _Aggregate:
         self.blocks = [self._block(*block) for block in walk.blocks()]
         first = self.blocks[0]
         self.by_node = self._free(first)
-        self.by_latent = {n: self._marginal(first.guide[n], n) is not None for n in walk.names}
+        self.by_latent = {n: self.walk.marginal(first.guide[n], n) is not None for n in walk.names}
         self.prior_is_one = self._prior_is_one(first)
         self.prior_by_latent = {
             n: self.prior_is_one and self._prior_marginal(first, n) is not None for n in walk.names
@@ -212,24 +210,15 @@ class _Aggregate:
         """All draws by site, data first."""
         walk = self.walk
         return {
-            n: torch.cat([self._data_first(b.guide[n]["value"], n) for b in self.blocks])
+            n: torch.cat([self.walk.data_first(b.guide[n]["value"], n) for b in self.blocks])
             for n in walk.shapes
         }
 
-    def _data_first(self, value: Tensor, name: str) -> Tensor:
-        return data_first(value[None], self.walk.shapes[name], self.walk.dim)[0]
-
     # --------------------------------------------------------------------------- second pass
-    def _spread(self, value: Tensor, name: str, size: int) -> Tensor:
-        """Draws (draws, ...) as a value at each of `size` data: (draws, *shape of one draw)."""
-        site = self.walk.shapes[name]
-        at = 1 + len(site.batch) + self.walk.dim
-        return value.unsqueeze(at).expand(*value.shape[:at], size, *value.shape[at:])
-
     def _joint(self, draws: dict[str, Tensor], block: _Block) -> Tensor:
         """Log q(z_i | x_j) of some draws at a block of data: (draws, block)."""
         size, stream = block.batch.data.size, self.walk.stream
-        spread = {n: self._spread(v, n, size) for n, v in draws.items()}
+        spread = {n: self.walk.spread(v, n, size) for n, v in draws.items()}
         if self.by_node:
             parts = [self._by_node(block.guide[n], n, spread[n], size) for n in spread]
         else:
@@ -246,17 +235,6 @@ class _Aggregate:
         value = value.reshape(len(value), *ones, *value.shape[1:])
         moved = {**node, "value": value}
         return by_datum(moved, self.walk.stream.frame, size, particles=-nesting - 1)
-
-    def _marginal(self, node: Node, name: str) -> Any | None:
-        found = marginals(node["fn"], self.walk.coordinates[name])
-        return None if node["mask"] is not None else found
-
-    def _each(self, node: Node, name: str, value: Tensor) -> Tensor:
-        """Marginal log densities by coordinate of values (draws, *shape of one draw)."""
-        found = self._marginal(node, name)
-        assert found is not None
-        each = data_first(found.log_prob(value), self.walk.shapes[name], self.walk.dim)
-        return each.reshape(*each.shape[:2], -1)
 
     # -------------------------------------------------------------------- what may be assumed
     def _free(self, block: _Block) -> bool:
@@ -299,13 +277,13 @@ class _Aggregate:
         )
 
     def _prior_marginal(self, block: _Block, name: str) -> Any | None:
-        """The marginals of the prior, if they are the same at all data, whatever other sites are."""
+        """The prior, if its marginals are the same at all data, whatever other sites are."""
         node = block.model[name]
-        if self._marginal(node, name) is None:
+        if self.walk.marginal(node, name) is None:
             return None
         size = block.batch.data.size
-        value = self._data_first(node["value"], name)
-        each = self._each(node, name, self._spread(value, name, size))
+        value = self.walk.data_first(node["value"], name)
+        each = self.walk.log_marginals(node, name, self.walk.spread(value, name, size))
         same = torch.allclose(each, each[:, :1].expand_as(each), AGREEMENT, AGREEMENT)
         return node if same else None
 
@@ -377,11 +355,13 @@ class _Aggregate:
         size, parts = block.batch.data.size, []
         for name, coordinates in self.walk.coordinates.items():
             if self.by_latent[name]:
-                value = self._spread(draws[name], name, size)
-                parts.append(self._each(block.guide[name], name, value))
+                value = self.walk.spread(draws[name], name, size)
+                parts.append(self.walk.log_marginals(block.guide[name], name, value))
             else:
                 count, width = len(draws[name]), len(coordinates.labels)
-                parts.append(draws[name].new_full((count, size, width), torch.nan, dtype=torch.float64))
+                parts.append(
+                    draws[name].new_full((count, size, width), torch.nan, dtype=torch.float64)
+                )
         return torch.cat(parts, -1)
 
     def _by_dimension(self, each: Mixture) -> tuple[Jackknife, Jackknife]:
@@ -392,7 +372,7 @@ class _Aggregate:
                 parts.append(torch.full(shape, torch.nan, dtype=torch.float64))
                 continue
             found = [
-                self._each(b.model[name], name, b.model[name]["value"][None])[0]
+                self.walk.log_marginals(b.model[name], name, b.model[name]["value"][None])[0]
                 for b in self.blocks
             ]
             parts.append(torch.cat(found).double().cpu())
@@ -420,4 +400,3 @@ class _Aggregate:
 def _unknown() -> Jackknife:
     nothing = torch.tensor(np.nan, dtype=torch.float64)
     return Jackknife(nothing, nothing[None])
-

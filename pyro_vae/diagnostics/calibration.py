@@ -29,8 +29,10 @@ LITTLE = 0.1
 _ROUNDING = {torch.float32: 4e-6, torch.float64: 1e-13}
 
 
-def randomised_pit(truth: Tensor, draws: Tensor, uniform: Tensor, tolerance: float = 0.0) -> Tensor:
-    """u = (#{s: f_s < f*} + U (1 + #{s: f_s = f*})) / (S + 1), the PIT value of f* among draws.
+def randomised_pit(
+    truth: Tensor, draws: Tensor, uniform: Tensor, tolerance: float = 0.0
+) -> Tensor:
+    """PIT value u = (#{s: f_s < f*} + U (1 + #{s: f_s = f*})) / (S + 1) of f* among draws.
 
     The rank of f* among S draws, ties broken at random, and spread over its bin. If f* and the
     draws come from the same distribution, u is exactly uniform, whatever S is, and for masses
@@ -128,7 +130,7 @@ def calibration(
     progress: bool = True,
     **kwargs: Any,
 ) -> xr.Dataset:
-    r"""Ranks of z* ~ p(z) among z_s ~ q(z | x*), x* ~ p(x | z*), which are uniform if q = p(z | x).
+    r"""Ranks of z* ~ p(z) among z_s ~ q(z | x*), x* ~ p(x | z*): uniform if q = p(z | x).
 
     For each replicate r and each quantity f, the PIT value is
 
@@ -289,7 +291,9 @@ def _ranked(walk: Pass, drawn: Replicates, block: LogWeights, number: int) -> _B
         scored = plain.run(stream.model, batch, 1, truth)
         log_q = None
         if not walk.auxiliary:
-            log_q = torch.stack(list(plain.run(stream.guide, batch, 1, truth).log_density.values()))
+            log_q = torch.stack(
+                list(plain.run(stream.guide, batch, 1, truth).log_density.values())
+            )
     log_likelihood = torch.stack([scored.log_density[n] for n in scored.observed]).sum(0)[0]
     pits, variances, truths = [], [], []
     uniform = _uniform(stream.seed, number)

@@ -100,7 +100,9 @@ class Coordinates(NamedTuple):
 
     def points(self, flat: Tensor) -> Tensor:
         """Where coordinates are as points: (..., K, 1), or (..., K, 2) for angles."""
-        return torch.stack([flat.cos(), flat.sin()], -1) if self.kind == "circle" else flat[..., None]
+        return (
+            torch.stack([flat.cos(), flat.sin()], -1) if self.kind == "circle" else flat[..., None]
+        )
 
 
 def coordinates_of(name: str, fn: Any, site: SiteShape, dim: int) -> Coordinates:
@@ -115,7 +117,9 @@ def coordinates_of(name: str, fn: Any, site: SiteShape, dim: int) -> Coordinates
     at = len(site.batch) + dim
     shape = (*site.batch[:at], *site.batch[at + 1 :], *site.event)
     base: Any = fn
-    while hasattr(base, "base_dist") and isinstance(base, dist.Independent | dist.MaskedDistribution):
+    while hasattr(base, "base_dist") and isinstance(
+        base, dist.Independent | dist.MaskedDistribution
+    ):
         base = base.base_dist
     if isinstance(base, torch.distributions.Categorical):
         return Coordinates(name, "class", shape, base.logits.shape[-1])

@@ -118,4 +118,3 @@ class Mixture:
     def _side(self, side: int) -> Jackknife:
         count = self.count
         return Jackknife(self._sums[side] / count, self._without[side] / (count - 1))
-

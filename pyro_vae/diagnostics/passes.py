@@ -1,4 +1,4 @@
-"""Passes over data for diagnostics that run the programs themselves, with a stream's guarantees."""
+"""Passes over data for diagnostics that run programs themselves, with a stream's guarantees."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.diagnostics.coordinates import Coordinates, coordinates_of, data_first
+from pyro_vae.diagnostics.marginals import marginals
 from pyro_vae.diagnostics.particles import Batch, Node
 from pyro_vae.diagnostics.weights import Stream
 from pyro_vae.infer.sites import latent_sites
-
-
 
 
 class Pass:
@@ -108,6 +107,30 @@ class Pass:
     def all_flat(self, values: Mapping[str, Tensor]) -> Tensor:
         """The coordinates of draws of all sites, side by side."""
         return torch.cat([self.flat(n, values[n]) for n in self.names], -1)
+
+    def data_first(self, value: Tensor, name: str) -> Tensor:
+        """One draw of a site with data as its first dimension: (data, ...)."""
+        return data_first(value[None], self.shapes[name], self.dim)[0]
+
+    def data_back(self, value: Tensor, name: str) -> Tensor:
+        """Draws (draws, data, ...) in the shape that the program gave them."""
+        return value.movedim(1, 1 + len(self.shapes[name].batch) + self.dim)
+
+    def spread(self, value: Tensor, name: str, size: int) -> Tensor:
+        """Draws without data, (draws, ...), at each of `size` data, in the program's shape."""
+        at = 1 + len(self.shapes[name].batch) + self.dim
+        return value.unsqueeze(at).expand(*value.shape[:at], size, *value.shape[at:])
+
+    def marginal(self, node: Node, name: str) -> Any | None:
+        """The marginals of a site where they are known and nothing is masked."""
+        return None if node["mask"] is not None else marginals(node["fn"], self.coordinates[name])
+
+    def log_marginals(self, node: Node, name: str, value: Tensor) -> Tensor:
+        """Marginal log densities of draws (draws, *shape of one draw): (draws, data, latent)."""
+        found = self.marginal(node, name)
+        assert found is not None
+        each = data_first(found.log_prob(value), self.shapes[name], self.dim)
+        return each.reshape(*each.shape[:2], -1)
 
     def log_likelihood(self, batch: Batch, values: Mapping[str, Tensor]) -> Tensor:
         """The log density of what is observed, at given latent values: (draws, data)."""

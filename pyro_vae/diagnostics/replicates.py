@@ -2,7 +2,7 @@
 
     z* ~ p(z),  x* ~ p(x | z*)
 
-A model observes what it is passed. It is made to generate in the first of these ways that is right:
+A model observes what it is passed. It generates in the first of these ways that is right:
 
 * *unconditioned*: it is run as it is on the data, its observations withdrawn
   (`pyro.poutine.uncondition`), so that every site is drawn;

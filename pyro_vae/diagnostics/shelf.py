@@ -16,8 +16,10 @@ from __future__ import annotations
 __all__ = [
     "DIAGNOSTICS",
     "Columns",
+    "DiagnosticWarning",
     "Finding",
     "FromWeights",
+    "NotApplicable",
     "Step",
     "from_weights",
     "register",
@@ -47,6 +49,14 @@ DIAGNOSTICS: Registry[Callable[..., xr.Dataset]] = Registry("diagnostic")
 
 register = DIAGNOSTICS.register
 """Register a diagnostic: `@register`, or `@register("name")`."""
+
+
+class DiagnosticWarning(UserWarning):
+    """A number is returned that is not to be trusted, and the message says why."""
+
+
+class NotApplicable(ValueError):
+    """A diagnostic has nothing to say of this model and guide; `diagnose` goes on without it."""
 
 
 class Finding(NamedTuple):

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.diagnostics.passes import Pass
-from pyro_vae.diagnostics.shelf import Finding, register, step
+from pyro_vae.diagnostics.shelf import Finding, NotApplicable, register, step
 from pyro_vae.diagnostics.weights import BLOCK_SIZE, Stream
 
 ACTIVE = 0.01
@@ -69,11 +69,12 @@ def _away(points: Tensor) -> Tensor:
 
 
 def _judge(table: xr.Dataset) -> list[Finding]:
-    active, latents = table.attrs["active_units"], table.sizes["latent"]
-    near = table.active_units.sel(threshold=[ACTIVE * 10, ACTIVE / 10], method="nearest").values
+    active, latents = table.attrs["num_active_units"], table.sizes["latent"]
+    limit = table.attrs["activity_threshold"]
+    near = table.active_units.sel(threshold=[limit * 10, limit / 10], method="nearest").values
     text = (
         f"{active} of {latents} latent coordinates are active (posterior means vary by more than "
-        f"{table.attrs['threshold']:g}; {near[0]} by ten times that, {near[1]} by a tenth)"
+        f"{limit:g}; {near[0]} by ten times that, {near[1]} by a tenth)"
     )
     advice = "fewer latents, a smaller beta at first, free_bits, or a weaker decoder."
     if active == latents:
@@ -110,7 +111,7 @@ def active_units(
         *args: Positional arguments of both.
         num_samples: S, the number of draws of the guide by datum, at least 2.
         seed: Of the draws.
-        threshold: For `active_units` in attrs.
+        threshold: For `num_active_units`.
         plate: As in `Stream`.
         batch_size: As in `Stream`; results do not depend on it.
         block_size: As in `Stream`.
@@ -120,10 +121,11 @@ def active_units(
     Returns:
         By `latent`: `activity` with its standard error, `relative_activity`, and
         `posterior_variance`, E_x Var_q(z_d | x); by `threshold`: `active_units` and
-        `active_units_relative`; in attrs `active_units` and `threshold`.
+        `active_units_relative`; in attrs `num_active_units` and `activity_threshold`.
 
     Raises:
-        ValueError: If there are fewer than 2 draws or data.
+        NotApplicable: If there are fewer than 2 data.
+        ValueError: If there are fewer than 2 draws.
 
     References:
         Importance weighted autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2016)
@@ -138,7 +140,7 @@ def active_units(
         ...     with pyro.plate("data", len(x)):
         ...         loc = torch.stack([x / 2, 0 * x], -1)
         ...         pyro.sample("z", dist.Normal(loc, torch.tensor([0.7, 1.0])).to_event(1))
-        >>> active_units(model, guide, torch.linspace(-2, 2, 100)).attrs["active_units"]
+        >>> active_units(model, guide, torch.linspace(-2, 2, 100)).attrs["num_active_units"]
         1
     """
     if num_samples < 2:
@@ -156,7 +158,7 @@ def active_units(
         **kwargs,
     )
     if stream.size < 2:
-        raise ValueError("active units need at least 2 data, of which there is 1.")
+        raise NotApplicable("active units need at least 2 data, of which there is 1.")
     walk = Pass(stream, "active units")
     found = activity(walk)
     relative = found.between / (found.between + found.within)
@@ -171,13 +173,13 @@ def active_units(
         },
         coords={
             "latent": walk.labels,
-            "site": ("latent", walk.sites),
+            "latent_site": ("latent", walk.sites),
             "threshold": THRESHOLDS,
         },
         attrs={
             **stream.attrs,
-            "active_units": int((found.between > threshold).sum()),
-            "threshold": threshold,
+            "num_active_units": int((found.between > threshold).sum()),
+            "activity_threshold": threshold,
         },
     )
 

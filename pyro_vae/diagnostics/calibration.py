@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_vae.diagnostics.particles import OneByOne
 from pyro_vae.diagnostics.passes import Pass, seed_of
 from pyro_vae.diagnostics.replicates import Replicates, simulate
-from pyro_vae.diagnostics.shelf import Finding, register, step
+from pyro_vae.diagnostics.shelf import Finding, NotApplicable, register, step
 from pyro_vae.diagnostics.weights import BLOCK_SIZE, LogWeights, Stream
 
 SMALL = 0.05
@@ -71,19 +71,19 @@ class _Block(NamedTuple):
 
 def _judge(table: xr.Dataset) -> list[Finding]:
     attrs = table.attrs
-    error = attrs["failure_probability"]
-    worst = str(table.quantity.values[int(np.nanargmin(table.p_value.values))])
+    error = attrs["calibration_failure_probability"]
+    worst = str(table.quantity.values[int(np.nanargmin(table.pit_p_value.values))])
     at = table.sel(quantity=worst)
     numbers = (
         f"of {table.sizes['replicate']} replicates; least uniform: {worst}, "
-        f"p = {attrs['p_value']:.2g} for all, mean PIT {float(at.pit_mean):.2f}, "
+        f"p = {attrs['calibration_p_value']:.2g} for all, mean PIT {float(at.pit_mean):.2f}, "
         f"coverage {100 * float(at.coverage_50):.0f} % at 50 %, "
         f"{100 * float(at.coverage_90):.0f} % at 90 %"
     )
     shift = np.nanmax(np.abs(table.pit_mean.values - 0.5))
     gap = np.nanmax(np.abs(table.coverage_90.values - 0.9))
     gap = max(gap, np.nanmax(np.abs(table.coverage_50.values - 0.5)))
-    if attrs["rejected"]:
+    if attrs["calibration_rejected"]:
         level = "bad" if max(shift, gap) > SMALL else "care"
         size = "" if level == "bad" else ", though by little"
         text = f"the guide is not the posterior of data that the model generates{size}: {numbers}."
@@ -164,15 +164,17 @@ def calibration(
         **kwargs: Keyword arguments of both programs.
 
     Returns:
-        `pit` (replicate, latent), with the coordinate `site` (latent); `pit_log_likelihood` and
-        `pit_hpd` (replicate); by `quantity`: `p_value`, `pit_mean`, `coverage_50`, `coverage_90`
-        and their `..._std_error`; `contraction` (latent) with its error; in attrs `p_value` of
-        all, `rejected`, `failure_probability`, and `generated`, how the model was made to
-        generate.
+        `pit` (replicate, latent), with the coordinate `latent_site`; `pit_direction`
+        (replicate, direction), mu . z on spheres; `pit_log_likelihood` and `pit_hpd` (replicate).
+        By `quantity`: `pit_p_value`, `pit_mean`, `coverage_50`, `coverage_90`, and
+        `..._std_error`. `contraction` (latent) with its error. In attrs: `calibration_p_value` of
+        all, `calibration_rejected`, `calibration_failure_probability`, and `generated`, how the
+        model was made to generate.
 
     Raises:
-        ValueError: If the model cannot be made to generate, or if the guide holds something for
-            each datum instead of looking at it.
+        NotApplicable: If the model cannot be made to generate, or if the guide holds something
+            for each datum instead of looking at it.
+        ValueError: If a number is out of range.
 
     References:
         Validating Bayesian inference algorithms with simulation-based calibration (S. Talts,
@@ -183,7 +185,7 @@ def calibration(
         quantities shapes sensitivity (M. Modrak et al., 2023)
 
     Example:
-        >>> import pyro.distributions as dist
+        >>> import pyro, torch, pyro.distributions as dist
         >>> def model(x):
         ...     with pyro.plate("data", len(x)):
         ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -192,7 +194,7 @@ def calibration(
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(x / 2, 0.3))  # the posterior has 0.7
         >>> found = calibration(model, guide, torch.zeros(64), num_samples=100, replicates=300)
-        >>> found.rejected, float(found.coverage_90.sel(quantity="z")) < 0.7
+        >>> found.calibration_rejected, float(found.coverage_90.sel(quantity="z")) < 0.7
         (1, True)
     """
     _check(replicates, failure_probability)
@@ -212,14 +214,14 @@ def calibration(
     again = Pass(stream, "ranks")
     blocks = [_ranked(again, drawn, block, i) for i, block in enumerate(stream)]
     table = _dataset(again, _Block(*(torch.cat(part) for part in zip(*blocks, strict=True))))
-    p_value = float(min(1.0, table.p_value.count() * table.p_value.min()))
+    p_value = float(min(1.0, table.pit_p_value.count() * table.pit_p_value.min()))
     return table.assign_attrs(
         stream.attrs,
-        p_value=p_value,
-        rejected=int(p_value < failure_probability),
-        failure_probability=failure_probability,
+        calibration_p_value=p_value,
+        calibration_rejected=int(p_value < failure_probability),
+        calibration_failure_probability=failure_probability,
         generated=drawn.way,
-        hpd_reason=_no_hpd(again),
+        pit_hpd_reason=_no_hpd(again),
     )
 
 
@@ -233,8 +235,8 @@ def pit_by_site(table: xr.Dataset) -> dict[str, xr.DataArray]:
         By site; and `log_likelihood` and `hpd`, of dims (replicate,).
     """
     found = {
-        name: table.pit.sel(latent=table.site == name).drop_vars("site")
-        for name in dict.fromkeys(table.site.values.tolist())
+        name: table.pit.sel(latent=table.latent_site == name).drop_vars("latent_site")
+        for name in dict.fromkeys(table.latent_site.values.tolist())
     }
     return found | {"log_likelihood": table.pit_log_likelihood, "hpd": table.pit_hpd}
 
@@ -265,7 +267,7 @@ def _refuse_guides_by_datum(walk: Pass) -> None:
         found = plain.run(walk.stream.guide, replace(batch, data=first), 1, same).log_density
     log_q = torch.stack(list(found.values())).sum((0, 1))
     if not torch.allclose(log_q, log_q[:1].expand_as(log_q), rtol=1e-3, atol=1e-3, equal_nan=True):
-        raise ValueError(
+        raise NotApplicable(
             "the guide is another one for each of several equal data, so it holds parameters by "
             "datum, and says nothing of data that the model generates. Calibration is for "
             "amortised guides; look at k-hat and the bounds instead."
@@ -326,27 +328,27 @@ def _uniform(first: int, number: int) -> Callable[[Tensor], Tensor]:
 # -------------------------------------------------------------------------------------- tables
 def _dataset(walk: Pass, ranks: _Block) -> xr.Dataset:
     ranked = [label for c in walk.coordinates.values() for label in c.ranked_labels]
-    sites = [c.name for c in walk.coordinates.values() for _ in c.ranked_labels]
     quantities = [*ranked, "log_likelihood", "hpd"]
     pits = torch.cat([ranks.pit, ranks.log_likelihood[:, None], ranks.hpd[:, None]], -1).numpy()
     contraction, error = _contraction(walk, ranks)
-    place = [ranked.index(label) for label in walk.labels]
-    full = np.full((2, len(ranked)), np.nan)
-    full[:, place] = contraction, error
+    latents = [ranked.index(label) for label in walk.labels]
+    means = [i for i, label in enumerate(ranked) if label not in walk.labels]
     columns = _columns(pits, quantities)
     return xr.Dataset(
         {
-            "pit": (("replicate", "latent"), pits[:, :-2]),
+            "pit": (("replicate", "latent"), pits[:, latents]),
+            "pit_direction": (("replicate", "direction"), pits[:, means]),
             "pit_log_likelihood": (("replicate",), pits[:, -2]),
             "pit_hpd": (("replicate",), pits[:, -1]),
-            "contraction": (("latent",), full[0]),
-            "contraction_std_error": (("latent",), full[1]),
+            "contraction": (("latent",), contraction),
+            "contraction_std_error": (("latent",), error),
             **{name: (("quantity",), column) for name, column in columns.items()},
         },
         coords={
             "replicate": np.arange(len(pits)),
-            "latent": ranked,
-            "site": ("latent", sites),
+            "latent": walk.labels,
+            "latent_site": ("latent", walk.sites),
+            "direction": np.array([ranked[i] for i in means], dtype=str),
             "quantity": quantities,
         },
     )
@@ -359,7 +361,7 @@ def _columns(pits: np.ndarray, quantities: list[str]) -> dict[str, np.ndarray]:
     p_value = np.full(len(quantities), np.nan)
     p_value[known] = [stats.kstest(u, "uniform").pvalue for u in pits[:, known].T]
     found = {
-        "p_value": p_value,
+        "pit_p_value": p_value,
         "pit_mean": pits.mean(0),
         "pit_mean_std_error": pits.std(0, ddof=1) / count**0.5,
     }

@@ -17,7 +17,7 @@ from pyro_vae.diagnostics.active_units import ACTIVE, Activity, activity
 from pyro_vae.diagnostics.particles import Batch
 from pyro_vae.diagnostics.passes import Pass, seed_of
 from pyro_vae.diagnostics.replicates import taken
-from pyro_vae.diagnostics.shelf import Finding, register, step
+from pyro_vae.diagnostics.shelf import Finding, NotApplicable, register, step
 from pyro_vae.diagnostics.weights import BLOCK_SIZE, Stream
 from pyro_vae.infer.batches import Data
 
@@ -86,7 +86,7 @@ def collapse(
     * The decoder ignores z if log p(x | z) does not vary with z ~ p: `decoder_sd` is the mean
       over data of its standard deviation.
     * The guide ignores x if log q(z | x) of another datum's x is the same: `guide_gain` is
-      E[log q(z_n | x_n) - log q(z_n | x_m)].
+      E[log q(z_n | x_n) - log q(z_n | x_m)], m another datum drawn at random.
     * `decoder_gain` is E[log p(x_n | z_n) - log p(x_n | z_n with coordinate d of z_m)], what
       the decoder gets out of a coordinate; `decoder_gain_all` is that of all z. It is NaN where
       a coordinate cannot be changed alone (simplex, sphere, one-hot): see `decoder_gain_site`.
@@ -108,12 +108,13 @@ def collapse(
     Returns:
         In nats: `decoder_sd`, `guide_gain`, `decoder_gain_all`; by `latent`: `decoder_gain`,
         `kl_latent` (mean KL of the marginals of guide and prior, NaN where they are not known in
-        closed form), `activity`, `collapsed` (0 or 1); by `latent_site`: `decoder_gain_site`;
+        closed form), `collapse_activity`, `collapsed` (0 or 1); by `site`: `decoder_gain_site`;
         all with `..._std_error` over data; in attrs `decoder_ignores_z`, `guide_ignores_x`,
         `collapsed_latents`.
 
     Raises:
-        ValueError: If there are fewer than 3 data or 2 draws.
+        NotApplicable: If there are fewer than 3 data.
+        ValueError: If there are fewer than 2 draws.
 
     References:
         Importance weighted autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2016);
@@ -121,7 +122,7 @@ def collapse(
         G. Tucker, R. Grosse, M. Norouzi, 2019)
 
     Example:
-        >>> import pyro.distributions as dist
+        >>> import pyro, torch, pyro.distributions as dist
         >>> def model(x):
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -154,7 +155,9 @@ def collapse(
         **data.kwargs,
     )
     if stream.size < 3:
-        raise ValueError(f"{stream.size} data are too few for a collapse report; pass at least 3.")
+        raise NotApplicable(
+            f"{stream.size} data are too few for a collapse report; pass at least 3."
+        )
     return _Report(Pass(stream, "collapse")).table()
 
 
@@ -216,10 +219,15 @@ class _Report:
 
     # ------------------------------------------------------------------------------ exchanges
     def _exchanged(self) -> dict[str, _Means]:
-        """What it costs that a datum has coordinates of the datum before."""
+        """What it costs that a datum has coordinates of another one."""
         walk = self.walk
         own = {n: torch.cat([d[n] for d in self.draws], 1) for n in walk.shapes}
-        other = {n: v.roll(1, 1) for n, v in own.items()}
+        # neighbours in the order of the data may be alike, so partners are drawn: a random cycle
+        generator = torch.Generator().manual_seed(seed_of(self.stream.seed, 7))
+        cycle = torch.randperm(self.stream.size, generator=generator)
+        partner = torch.empty_like(cycle)
+        partner[cycle] = cycle.roll(1)
+        other = {n: v[:, partner.to(v.device)] for n, v in own.items()}
         plain = self._scored(own)
         columns = {"decoder_gain_all": [plain - self._scored(other)]}
         columns["decoder_gain_site"] = [
@@ -236,8 +244,8 @@ class _Report:
                 mixed[..., k] = other[name].reshape(mixed.shape)[..., k]
                 changed = {**own, name: mixed.reshape(own[name].shape)}
                 columns["decoder_gain"].append(plain - self._scored(changed))
-        columns["guide_gain"] = [self._guide(own) - self._guide(other).roll(-1, 0)]
-        found = {n: _means(torch.stack(c, -1), shared=True) for n, c in columns.items()}
+        columns["guide_gain"] = [self._guide(own)[partner] - self._guide(other)]
+        found = {n: _means(torch.stack(c, -1)[cycle], shared=True) for n, c in columns.items()}
         for name in ("decoder_gain_all", "guide_gain"):
             found[name] = _Means(*(part[0] for part in found[name]))
         return found
@@ -273,11 +281,11 @@ class _Report:
         walk = self.walk
         kl, gain = results["kl_latent"].mean, results["guide_gain"]
         collapsed = (found.between.numpy() < ACTIVE) & ~(kl >= NOTHING)
-        dims = {"decoder_gain_site": ("latent_site",)}
+        dims = {"decoder_gain_site": ("site",)}
         dims |= dict.fromkeys(("kl_latent", "decoder_gain"), ("latent",))
         variables: dict[str, Any] = {
-            "activity": (("latent",), found.between.numpy()),
-            "activity_std_error": (("latent",), found.std_error.numpy()),
+            "collapse_activity": (("latent",), found.between.numpy()),
+            "collapse_activity_std_error": (("latent",), found.std_error.numpy()),
             "collapsed": (("latent",), collapsed.astype(int)),
         }
         for name, means in results.items():
@@ -287,12 +295,12 @@ class _Report:
             variables,
             coords={
                 "latent": walk.labels,
-                "site": ("latent", walk.sites),
-                "latent_site": walk.names,
+                "latent_site": ("latent", walk.sites),
+                "site": walk.names,
             },
             attrs={
                 **self.stream.attrs,
-                "num_data": self.stream.size,
+                "collapse_num_data": self.stream.size,
                 "decoder_ignores_z": int(results["decoder_sd"].mean < NOTHING),
                 "guide_ignores_x": int(gain.mean < max(NOTHING, 3 * gain.std_error)),
                 "collapsed_latents": int(collapsed.sum()),

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from pyro_vae.diagnostics.particles import AGREEMENT, Batch, Node, OneByOne, Program, by_datum
 from pyro_vae.diagnostics.passes import Pass, samples, seed_of
+from pyro_vae.diagnostics.shelf import NotApplicable
 from pyro_vae.infer.batches import Data
 
 Way = Callable[[Data], dict[str, Node]]
@@ -65,11 +66,11 @@ def simulate(
             model is; by default the model itself.
 
     Raises:
-        ValueError: If the model cannot be made to generate.
+        NotApplicable: If the model cannot be made to generate.
     """
     stream = walk.stream
     if not stream.data.size:
-        raise ValueError(
+        raise NotApplicable(
             "the programs take no data as arguments, so that replicates cannot be passed to the "
             "guide; write model(x) and guide(x)."
         )
@@ -123,7 +124,7 @@ class Simulation:
         way: How the model generates.
 
     Raises:
-        ValueError: If no way is right.
+        NotApplicable: If no way is right.
     """
 
     def __init__(self, walk: Pass, simulator: Callable[..., Any] | None) -> None:
@@ -144,7 +145,7 @@ class Simulation:
     # -------------------------------------------------------------------- arguments and sites
     def _place(self, name: str, node: Node, data: Data) -> int | str:
         if isinstance(node["fn"], dist.Unit):
-            raise ValueError(
+            raise NotApplicable(
                 f"site {name!r} is a pyro.factor, which has nothing to draw, so the model cannot "
                 "generate data; write it as a distribution, or give simulator=."
             )
@@ -152,7 +153,7 @@ class Simulation:
         for place in data.names:
             if _same(node["value"], named[place]):
                 return place
-        raise ValueError(
+        raise NotApplicable(
             f"site {name!r} observes none of the arguments as it was passed, so replicates of it "
             "cannot be passed to the guide. Pass what is observed (preprocess it before the "
             "call) as an argument, a datum a row."
@@ -193,7 +194,7 @@ class Simulation:
             if reason is None:
                 return way, name
             reasons.append(f"{name}: {reason}")
-        raise ValueError(
+        raise NotApplicable(
             f"the model cannot be made to generate data ({'; '.join(reasons)}). Give simulator=, "
             "a program with the model's sites that draws all of them, called as the model is."
         )

@@ -114,7 +114,7 @@ def main():
     parser.add_argument("--only", nargs="*", choices=list(judged()))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(caught_table(given.num_data, given.num_samples, given.only))
+    print(caught_table(given.num_data, given.num_samples, given.only))  # noqa: T201
 
 
 if __name__ == "__main__":

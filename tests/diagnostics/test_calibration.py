@@ -43,7 +43,7 @@ def mixed(p, draws=DRAWS):
 
 
 # quantiles of the middle of equal slices: a mean over them is an integral
-SLICES = (np.arange(2000) + 0.5) / 2000
+SLICES = (np.arange(300) + 0.5) / 300
 NORMALS = stats.norm.ppf(SLICES)
 
 
@@ -135,10 +135,10 @@ def test_an_exact_guide_is_rejected_as_often_as_stated():
             seed=seed,
             failure_probability=0.2,
         ).calibration_rejected
-        for seed in range(40)
+        for seed in range(15)
     )
     # Bonferroni: at most 0.2 of them, and not far below
-    assert stats.binom(40, 0.2).sf(rejected - 1) > FAILURE
+    assert stats.binom(15, 0.2).sf(rejected - 1) > FAILURE
 
 
 # ------------------------------------------------------------------------- every kind of latent
@@ -159,7 +159,7 @@ def sphere(width):
 def angle(width):
     def model(x):
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", own.CircularUniform(x.new_zeros(())))
+            z = pyro.sample("z", own.CircularUniform((), x))
             pyro.sample("x", own.VonMises(z, x.new_tensor(5.0)), obs=x)
 
     def guide(x):
@@ -204,8 +204,8 @@ KINDS = {"sphere": sphere, "angle": angle, "classes": classes, "bits": bits}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exact_guides_of_every_kind_pass_and_wrong_ones_are_caught(kind):
-    assert calibrated(*KINDS[kind](1.0)).calibration_p_value > FAILURE
-    assert calibrated(*KINDS[kind](0.3)).calibration_p_value < FAILURE
+    assert calibrated(*KINDS[kind](1.0), replicates=300).calibration_p_value > FAILURE
+    assert calibrated(*KINDS[kind](0.3), replicates=300).calibration_p_value < FAILURE
 
 
 def test_several_sites_and_arguments():
@@ -264,5 +264,5 @@ def test_a_guide_that_holds_parameters_by_datum_is_refused():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match="holds parameters by\ndatum|parameters by datum"):
+    with pytest.raises(ValueError, match="parameters by datum"):
         calibrated(case.model, guide, x)

@@ -145,7 +145,8 @@ def test_whole_numbers_cannot_hold_what_a_model_draws():
 
 def test_programs_without_arguments_are_refused():
     x = torch.zeros(4, 2, dtype=torch.float64)
-    walk = Pass(Stream(lambda: model(x), lambda: guide(x)), "replicates")
+    with pytest.warns(UserWarning, match="one by one"):
+        walk = Pass(Stream(lambda: model(x), lambda: guide(x)), "replicates")
     with pytest.raises(NotApplicable, match=r"take no data as arguments.*write model\(x\)"):
         simulate(walk, 10)
 

@@ -124,8 +124,7 @@ def active_units(
         `active_units_relative`; in attrs `num_active_units` and `activity_threshold`.
 
     Raises:
-        NotApplicable: If there are fewer than 2 data.
-        ValueError: If there are fewer than 2 draws.
+        NotApplicable: If there are fewer than 2 draws or data.
 
     References:
         Importance weighted autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2016)
@@ -144,7 +143,7 @@ def active_units(
         1
     """
     if num_samples < 2:
-        raise ValueError(f"active units need num_samples of at least 2, not {num_samples}.")
+        raise NotApplicable(f"active units need num_samples of at least 2, not {num_samples}.")
     stream = Stream(
         model,
         guide,

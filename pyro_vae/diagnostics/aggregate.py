@@ -66,7 +66,8 @@ def _prior_findings(table: xr.Dataset) -> list[Finding]:
     low = float(table.kl_aggregate.sel(bound="lower"))
     error = float(table.kl_aggregate_std_error.sel(bound="lower"))
     if math.isnan(low):
-        return [Finding("care", f"no KL(q(z) || p(z)): {table.attrs['kl_aggregate_reason']}.")]
+        text = f"no KL(q(z) || p(z)): {table.attrs['kl_aggregate_reason']}."
+        return [Finding("care", text, "compare data that share what the prior looks at.")]
     text = f"KL(q(z) || p(z)) is at least {low:.2f} +- {error:.2f} nats"
     if low < max(0.1, 3 * error):
         return []
@@ -173,7 +174,9 @@ def aggregate_posterior(
         raise NotApplicable(
             f"{stream.size} data are too few for an aggregate posterior; pass at least {FEWEST}."
         )
-    return _Aggregate(Pass(stream, "guide")).table()
+    table = _Aggregate(Pass(stream, "guide")).table()
+    # beside other diagnostics, it is theirs that is meant
+    return table.assign_attrs(num_samples=num_samples)
 
 
 class _Aggregate:
@@ -318,7 +321,7 @@ class _Aggregate:
             variables[f"{name}_std_error"] = (dims, errors)
         low, log_n = float(found["mutual_information"][0].mean), math.log(self.size)
         attrs = {
-            **{k: v for k, v in self.walk.stream.attrs.items() if k != "num_samples"},
+            **self.walk.stream.attrs,
             "aggregate_num_data": self.size,
             "aggregate_log_num_data": log_n,
             "mutual_information_saturated": int(low > log_n - 1),

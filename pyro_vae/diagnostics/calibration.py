@@ -100,13 +100,14 @@ def _judge(table: xr.Dataset) -> list[Finding]:
             f"fails this test with probability {error:g}).",
         )
     ]
+    # NaN from single draws is not little
     contraction = table.contraction.values
-    if np.nanmax(contraction) < LITTLE:
+    if (contraction < LITTLE).all():
         found.append(
             Finding(
                 "care",
                 f"but the guide is hardly narrower than the prior (contraction at most "
-                f"{np.nanmax(contraction):.2f}), and the prior itself passes ranks of z.",
+                f"{contraction.max():.2f}), and the prior itself passes ranks of z.",
                 "look at mutual information and at the collapse report.",
             )
         )
@@ -303,7 +304,7 @@ def _ranked(walk: Pass, drawn: Replicates, block: LogWeights, number: int) -> _B
         true, draws = walk.flat(name, truth[name])[0], walk.flat(name, block.draws[name])
         f_true, f_draws = coordinates.ranked(true, draws)
         pits.append(randomised_pit(f_true, f_draws, uniform(f_true)))
-        variances.append(coordinates.points(draws).var(0, correction=1).sum(-1))
+        variances.append(_variance(coordinates.points(draws)).sum(-1))
         truths.append(true)
     near = _ROUNDING.get(truth[walk.names[0]].dtype, 4e-6)
     hpd = torch.full_like(log_likelihood, torch.nan)
@@ -313,6 +314,12 @@ def _ranked(walk: Pass, drawn: Replicates, block: LogWeights, number: int) -> _B
     likelihood = randomised_pit(log_likelihood, block.log_likelihood, uniform(hpd), near)
     joined = [torch.cat(part, -1).cpu() for part in (pits, variances, truths)]
     return _Block(joined[0], likelihood.cpu(), hpd.cpu(), joined[1], joined[2])
+
+
+def _variance(points: Tensor) -> Tensor:
+    """The unbiased variance over draws; NaN of a single draw."""
+    count = len(points)
+    return (points - points.mean(0)).square().sum(0) / (count - 1 or torch.nan)
 
 
 def _uniform(first: int, number: int) -> Callable[[Tensor], Tensor]:

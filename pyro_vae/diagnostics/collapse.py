@@ -113,8 +113,7 @@ def collapse(
         `collapsed_latents`.
 
     Raises:
-        NotApplicable: If there are fewer than 3 data.
-        ValueError: If there are fewer than 2 draws.
+        NotApplicable: If there are fewer than 3 data or 2 draws.
 
     References:
         Importance weighted autoencoders (Y. Burda, R. Grosse, R. Salakhutdinov, 2016);
@@ -135,7 +134,7 @@ def collapse(
         (1, 0)
     """
     if num_samples < 2:
-        raise ValueError(
+        raise NotApplicable(
             f"the collapse report needs num_samples of at least 2, not {num_samples}."
         )
     data = Data.of(args, kwargs)

@@ -243,6 +243,14 @@ def test_several_sites_and_arguments():
     assert not caught.sel(quantity=["z[0]", "z[1]"]).any()
 
 
+def test_a_single_draw_has_ranks_but_no_variance():
+    case = cases()["the exact posterior"]
+    table = calibrated(case.model, case.guide, case.oracle.sample(10), num_samples=1)
+    assert table.calibration_p_value > FAILURE
+    assert table.contraction.isnull().all()
+    assert [f.level for f in calibration.step.judge(table)] == ["good"]
+
+
 def test_ties_are_broken_at_random():
     draws, uniform = torch.zeros(9, 4000), torch.rand(4000)
     u = randomised_pit(torch.zeros(4000), draws, uniform)

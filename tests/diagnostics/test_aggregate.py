@@ -67,7 +67,7 @@ def test_bounds_hold_the_truth_between_them(aggregates, name):
     width = np.ptp(table.mutual_information.values)
     # of a narrower guide less is known: its draws are near their own datum only
     assert width < (3.5 if name == "sd x 0.5" else 0.8)
-    assert np.ptp(table.kl_dimension.values, axis=0).max() < 0.1
+    assert np.ptp(table.kl_dimension.values, axis=0).max() < 0.25
 
 
 @pytest.mark.parametrize("name", cases())

@@ -174,7 +174,9 @@ def aggregate_posterior(
         raise NotApplicable(
             f"{stream.size} data are too few for an aggregate posterior; pass at least {FEWEST}."
         )
-    table = _Aggregate(Pass(stream, "guide")).table()
+    # a guide may hand out its parameters themselves
+    with torch.no_grad():
+        table = _Aggregate(Pass(stream, "guide")).table()
     # beside other diagnostics, it is theirs that is meant
     return table.assign_attrs(num_samples=num_samples)
 

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import xarray as xr
+from pyro import poutine
 from scipy import stats
 from torch import Tensor
 
-from pyro_vae.diagnostics.particles import OneByOne
-from pyro_vae.diagnostics.passes import Pass, seed_of
+from pyro_vae.diagnostics.particles import OneByOne, by_datum
+from pyro_vae.diagnostics.passes import Pass, samples, seed_of
 from pyro_vae.diagnostics.replicates import Replicates, simulate
 from pyro_vae.diagnostics.shelf import Finding, NotApplicable, register, step
 from pyro_vae.diagnostics.weights import BLOCK_SIZE, LogWeights, Stream
@@ -260,6 +261,18 @@ def _refuse_guides_by_datum(walk: Pass) -> None:
     first = batch.data._mapped(lambda a: a[:1].expand(len(a), *a.shape[1:]), batch.data.size)
     plain = OneByOne()
     with walk.aside():
+        fewer = batch.data.rows(0, batch.data.size - 1)
+        try:
+            trace = poutine.trace(walk.stream.guide).get_trace(*fewer.args, **fewer.kwargs)
+            for node in samples(trace).values():  # some guides run, on as many data as ever
+                by_datum(node, walk.stream.frame, fewer.size)
+        except Exception as error:  # whatever a program may raise for a shape it does not expect
+            raise NotApplicable(
+                f"the guide cannot be run on {fewer.size} data in the place of "
+                f"{batch.data.size} ({type(error).__name__}), so it holds parameters by datum, "
+                "and says nothing of data that the model generates. Calibration is for amortised "
+                "guides; look at k-hat and the bounds instead."
+            ) from error
         values = plain.run(walk.stream.guide, batch, 1, None).values
         same = {
             n: v.narrow(v.dim() - len(walk.shapes[n].event) + walk.dim, 0, 1).expand_as(v)

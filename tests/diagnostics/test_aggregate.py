@@ -202,6 +202,20 @@ def test_spheres_have_mutual_information_but_no_marginals():
     assert active_units(model, guide, x, num_samples=20).num_active_units == 3
 
 
+def test_guides_that_hold_parameters_by_datum():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.LogNormal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = torch.randn(30)
+    guide = pyro.infer.autoguide.AutoNormal(model)
+    guide(x)
+    for diagnostic in (aggregate_posterior, active_units, collapse):
+        table = diagnostic(model, guide, x, num_samples=20, block_size=30, progress=False)
+        assert {f.level for f in diagnostic.step.judge(table)} == {"bad"}
+
+
 # --------------------------------------------------------------------- active units and collapse
 @pytest.mark.parametrize("name", cases())
 def test_activity_is_the_variance_of_posterior_means(data, name):

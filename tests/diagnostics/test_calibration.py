@@ -12,6 +12,7 @@ from scipy import stats
 from pyro_vae import distributions as own
 from pyro_vae.diagnostics import calibration, pit_by_site
 from pyro_vae.diagnostics.calibration import randomised_pit
+from pyro_vae.diagnostics.shelf import NotApplicable
 from tests.benchmarks.who_catches_what import cases
 
 DRAWS, REPLICATES = 199, 1000
@@ -276,5 +277,18 @@ def test_a_guide_that_holds_parameters_by_datum_is_refused():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match="parameters by datum"):
+    with pytest.raises(NotApplicable, match="cannot be run on 3 data in the place of 4"):
         calibrated(case.model, guide, x)
+
+    auto = pyro.infer.autoguide.AutoNormal(case.model)
+    auto(x)
+    with pytest.raises(NotApplicable, match="cannot be run on 3 data in the place of 4"):
+        calibrated(case.model, auto, x)
+
+    def indexed(x):
+        loc = pyro.param("loc", torch.arange(12.0, dtype=torch.float64).reshape(4, 3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc[: len(x)], 1.0).to_event(1))
+
+    with pytest.raises(NotApplicable, match="another one for each of several equal data"):
+        calibrated(case.model, indexed, x)

@@ -2,6 +2,7 @@
 
 python -m tests.benchmarks.readme_tables                # the shelf, and how many KLs
 python -m tests.benchmarks.readme_tables --speed        # and how fast they are (minutes)
+python -m tests.benchmarks.readme_tables --diagnostics  # and which of them catches what (a minute)
 python -m tests.benchmarks.readme_tables --matrix OUT   # and what `compare --out OUT` found
 """
 
@@ -182,6 +183,7 @@ def main():
     """Write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speed", action="store_true", help="measure speeds as well")
+    parser.add_argument("--diagnostics", action="store_true", help="run every diagnostic")
     parser.add_argument("--matrix", metavar="OUT", help="the folder of a comparison")
     given = parser.parse_args()
     text = written(README.read_text(), "kl-counts", counts_table())
@@ -193,6 +195,10 @@ def main():
         from tests.benchmarks.kl_speed import speed_table
 
         text = written(text, "kl-speed", speed_table())
+    if given.diagnostics:
+        from tests.benchmarks.who_catches_what import caught_table
+
+        text = written(text, "who-catches-what", caught_table())
     README.write_text(text)
 
 

@@ -109,12 +109,12 @@ def built(net: Net, names) -> tuple[dict[str, Runner], dict[str, dict]]:
     return runners, others
 
 
-def measured(net: Net, names=tuple(WAYS), repeats: int = 20, block: float = BLOCK) -> dict:
-    """Times and losses of every way, in turns."""
+def measured(net: Net, names=tuple(WAYS), repeats: int = 20, least: int = LEAST) -> dict:
+    """Times and losses of every way, in turns of at least so many steps (two)."""
     runners, found = built(net, names)
     by_hand = runners[HAND]
-    by_hand.turn(LEAST)
-    steps = min(MOST, max(LEAST, math.ceil(block / by_hand.turn(LEAST)[0])))
+    by_hand.turn(least)
+    steps = min(MOST, max(least, math.ceil(BLOCK / by_hand.turn(least)[0])))
     order = list(runners)
     turns = {name: [] for name in order}
     for turn in range(WARM + repeats):

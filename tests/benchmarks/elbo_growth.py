@@ -5,8 +5,8 @@
 
 Each point is timed in a process of its own, all ways in turns, as `elbo_speed` does. Memory is
 measured for each way in a process of its own: by how much the process is larger, at its peak in
-five steps, than it was before the step was built, with the compiler and Pyro loaded in all of
-them. It is the kernel's count of resident pages, so this runs on Linux only.
+five steps, than it was before the step was built, Pyro (and the compiler, where it is used) being
+loaded already. It is the kernel's count of resident pages, so this runs on Linux only.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def peak_forgotten() -> None:
 
 def remembered(axis: str, value: int, name: str) -> dict:
     """MiB at the peak of building and the first step, and of five steps after it."""
-    started()
+    started(compiler=name in (HAND_COMPILED, COMPILED))
     net = AXES[axis][0](value)
     peak_forgotten()
     before = status("VmRSS")
@@ -118,7 +118,7 @@ def run(axes: dict[str, tuple[int, ...]], threads: int, repeats: int) -> list[di
         tqdm(total=len(points) * (1 + len(COLOURS)), file=sys.stderr) as progress,
     ):
         for axis, value in points:
-            case = ("--worker", axis, str(value), "--threads", str(threads))
+            case = ("--worker", axis, str(value))
             point = in_process(
                 MODULE, *case, "--repeats", str(repeats), threads=threads, cache=cache
             )

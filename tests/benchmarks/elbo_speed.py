@@ -7,8 +7,8 @@ All ways take turns, a few steps each, so that whatever else the machine does me
 medians of turns are compared, and ratios are medians of the ratios within a turn. Every turn
 begins at the same weights, so that the first losses of a way are draws of one number, and the last
 ones of another: they are held against those of the step by hand, and no way is timed on other
-work. The first call (building, tracing, compiling) is timed with empty caches, after the compiler
-and Pyro have been started once. Pythae is timed where it is installed.
+work. The first call (building, tracing, compiling) finds no graph in the compiler's caches; the
+compiler and Pyro have been started before it. Pythae is timed where it is installed.
 """
 
 import argparse
@@ -82,11 +82,12 @@ class Runner:
         return seconds, float(first), float(last)
 
 
-def started() -> float:
-    """Start the compiler, Pyro and autograd, once; returns the seconds the compiler took."""
+def started(compiler: bool = True) -> float:
+    """Start Pyro, autograd and perhaps the compiler; returns the seconds the compiler took."""
     begin = time.perf_counter()
-    x = torch.ones(3, requires_grad=True)
-    torch.compile(lambda t: t.sin().sum())(x).backward()
+    if compiler:
+        x = torch.ones(3, requires_grad=True)
+        torch.compile(lambda t: t.sin().sum())(x).backward()
     seconds = time.perf_counter() - begin
     tiny = Net(lambda: NormalVAE(4, (4,), 2), 5)
     for name in (SVI_TRACE, SVI_MEAN_FIELD, HAND, UNCAPTURED, CAPTURED):
@@ -166,27 +167,33 @@ def work(name: str, threads: int, repeats: int) -> dict:
 # ------------------------------------------------------------------------ all nets
 
 
-def in_process(module: str, *arguments: str, threads: int, cache: str | None = None) -> dict:
-    """What a process of its own finds, with so many threads and, unless given, empty caches."""
-    with tempfile.TemporaryDirectory() as empty:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        environment |= {"TORCHINDUCTOR_CACHE_DIR": cache or empty}
-        out = Path(empty) / "found.json"
-        command = [sys.executable, "-W", "ignore", "-m", module, *arguments, "--out", str(out)]
+def in_process(module: str, *arguments: str, threads: int, cache: str) -> dict:
+    """What a process of its own finds, with so many threads.
+
+    The folder keeps what the compiler learns of the machine, and no graph.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "TORCHINDUCTOR_CACHE_DIR": cache,
+            "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
+            "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
+        }
+        out = Path(folder) / "found.json"
+        command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+        command += ["--threads", str(threads), "--out", str(out)]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
         return json.loads(out.read_text())
 
 
 def run(names, threads, repeats: int) -> list[dict]:
-    cases = [(name, n) for name in names for n in threads]
-    return [
-        in_process(
-            "tests.benchmarks.elbo_speed",
-            *("--worker", name, "--threads", str(n), "--repeats", str(repeats)),
-            threads=n,
-        )
-        for name, n in tqdm(cases, file=sys.stderr)
-    ]
+    """One process for each net and number of threads."""
+    found = []
+    with tempfile.TemporaryDirectory() as cache:
+        for name, n in tqdm([(name, n) for name in names for n in threads], file=sys.stderr):
+            case = ("--worker", name, "--repeats", str(repeats))
+            found.append(in_process("tests.benchmarks.elbo_speed", *case, threads=n, cache=cache))
+    return found
 
 
 def median_ms(found: dict, name: str) -> str:

@@ -7,7 +7,7 @@ nats and summed over the batch.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -77,7 +77,7 @@ class NormalVAE(nn.Module):
 
     def elbos(self):
         """The ELBO classes that have this objective, by the way of a step that takes them."""
-        options = {"num_particles": self.particles, "max_plate_nesting": 1}
+        options: dict[str, Any] = {"num_particles": self.particles, "max_plate_nesting": 1}
         options["vectorize_particles"] = self.particles > 1
         return {
             "Trace_ELBO": Trace_ELBO(**options),
@@ -105,7 +105,7 @@ class IWAE(NormalVAE):
     """The same with the importance-weighted bound; Pyro has it as `RenyiELBO` of alpha = 0."""
 
     def elbos(self):
-        options = {"num_particles": self.particles, "max_plate_nesting": 1}
+        options: dict[str, Any] = {"num_particles": self.particles, "max_plate_nesting": 1}
         options["vectorize_particles"] = True
         return {"Trace_ELBO": RenyiELBO(alpha=0, **options), "ours": TraceIWAE_ELBO(**options)}
 

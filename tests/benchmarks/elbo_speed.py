@@ -44,6 +44,7 @@ from tests.benchmarks.elbo_ways import (
 
 ROOT = Path(__file__).parents[2]
 WARM, BLOCK = 2, 0.05  # turns that do not count, and seconds of a turn of the step by hand
+THREADS = [1, 2]
 LEAST, MOST = 5, 50  # steps of a turn
 SIGMAS = 6.0  # a false alarm in 1e8 comparisons
 
@@ -293,11 +294,24 @@ def failures(found: list[dict]) -> list[str]:
     return lines
 
 
+def speed_table(repeats: int = 20) -> str:
+    """All nets with one thread and two, as Markdown; fails if a way failed or did other work."""
+    found = run(list(NETS), THREADS, repeats)
+    check(found)
+    return elbo_table(found)
+
+
+def check(found: list[dict]) -> None:
+    """End in an error if a way failed, or did other work than the step by hand."""
+    if wrong := failures(found):
+        sys.exit("\n".join(["not the same work, or failed:", *wrong]))
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=20, help="turns of each way")
     parser.add_argument("--only", nargs="+", choices=NETS, help="these nets; leaves the README")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=THREADS)
     parser.add_argument("--quick", action="store_true", help="smallest net, one thread, 3 turns")
     parser.add_argument("--dry", action="store_true", help="print only")
     parser.add_argument("--out", type=Path, help="write all figures to this file, as JSON")
@@ -316,17 +330,15 @@ def main():
     given = parsed()
     if given.worker:
         found = work(given.worker, given.threads[0], given.repeats)
-    else:
-        found = run(given.only or list(NETS), given.threads, given.repeats)
+        given.out.write_text(json.dumps(found))
+        return
+    found = run(given.only or list(NETS), given.threads, given.repeats)
     if given.out:
         given.out.write_text(json.dumps(found))
-    if given.worker:
-        return
     table = elbo_table(found)
     tqdm.write(table)
-    if wrong := failures(found):
-        sys.exit("\n".join(["not the same work, or failed:", *wrong]))
-    if not (given.dry or given.only or given.quick):
+    check(found)
+    if not (given.dry or given.only or given.quick or given.threads != THREADS):
         README.write_text(written(README.read_text(), "elbo-speed", table))
 
 

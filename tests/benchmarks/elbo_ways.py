@@ -7,18 +7,18 @@ batch. All have the same weights, batch, objective and Adam.
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro.infer import SVI
+from pyro.optim import Adam
 from torch import Tensor, nn
 
 from pyro_vae.infer import capture
 from tests.benchmarks.elbo_nets import Net, NormalVAE
 
 LEARNING_RATE = 1e-3
-Step = Callable[[], Tensor | float]
+Step = Callable[[], Any]  # a 0-dim tensor, or a number
 
 
 class Unavailable(Exception):
@@ -73,7 +73,7 @@ def elbo_of(program: NormalVAE, name: str):
 def svi(name: str) -> Callable[[Net], Built]:
     def build(net):
         program, x = net.program(), net.data()
-        optimizer = pyro.optim.Adam({"lr": LEARNING_RATE})
+        optimizer = Adam({"lr": LEARNING_RATE})
         inference = SVI(program.model, program.guide, optimizer, elbo_of(program, name))
         return Built(lambda: inference.step(x), list(program.parameters()))
 

@@ -192,9 +192,11 @@ def main():
     if given.matrix:
         text = written(text, "matrix", matrix_tables(_found(given.matrix)))
     if given.speed:
+        from tests.benchmarks import elbo_speed
         from tests.benchmarks.kl_speed import speed_table
 
         text = written(text, "kl-speed", speed_table())
+        text = written(text, "elbo-speed", elbo_speed.speed_table())
     if given.diagnostics:
         from tests.benchmarks.who_catches_what import caught_table
 

@@ -1,16 +1,21 @@
 r"""Laws on the sphere that are symmetric about an axis: one place for their draws and moments.
 
 A draw is x = t mu + sqrt(1 - t^2) v, with t = mu . x from the family's own marginal and v uniform
-among the unit vectors at right angles to the axis mu. v is a Gaussian vector without its part
-along mu, normalised; nothing is reflected, so no direction of mu is special.
+among the unit vectors at right angles to the axis mu. In many dimensions v is a Gaussian vector
+without its part along mu, normalised. In few, that part may be nearly all, and v is the image of
+a Gaussian vector g without its last coordinate under the reflection that takes -+mu to the last
+unit vector e, the sign that of mu_m: v = g - (g . mu) (mu +- e) / (1 + |mu_m|), which loses no digit
+for any mu.
 
 The gradient follows the motion of x when mu turns to mu + d mu by the smallest rotation, and t
-with its parameter:
+with its parameter k:
 
     dx = t d mu - (x . d mu) mu + (mu - t / sqrt(1 - t^2) v) dt.
 
 Since the law turns with mu, that motion carries it along, and gradients are unbiased; that with
-respect to mu is at right angles to mu. Draws have a first derivative only.
+respect to mu is at right angles to mu. For a function f with gradient g at x, the last term is
+(t (g . x) - g . mu) dt / (t^2 - 1), and -dt / (1 - t^2) is half the change of the log-odds of 1 - t.
+Draws have a first derivative only.
 """
 
 from __future__ import annotations
@@ -26,6 +31,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pyro_vae.distributions.heights import Heights
+from pyro_vae.distributions.quantiles import draw
+
+# dimensions from which a Gaussian vector is hardly ever nearly along the axis
+_MANY = 16
+# draws in a block that stays in the cache of one core
+_BLOCK = 4096
 
 
 def log_area(dim: int) -> float:
@@ -75,8 +86,11 @@ class Axial(TorchDistribution):
                 f"{tuple(concentration.shape)}; the concentration has no dimension for m."
             ) from None
         self._shared = concentration if concentration.numel() == 1 else None
-        self.loc = loc.expand(*batch, loc.shape[-1])
-        self.concentration = concentration.expand(batch)
+        # what need not be expanded leaves no trace in the graph of gradients
+        whole = loc.shape[:-1] == batch
+        self.loc = loc if whole else loc.expand(*batch, loc.shape[-1])
+        whole = concentration.shape == batch
+        self.concentration = concentration if whole else concentration.expand(batch)
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Axial | None = None) -> Any:
@@ -98,8 +112,8 @@ class Axial(TorchDistribution):
         """
         raise NotImplementedError
 
-    # dh / dconcentration, in units of the derivative that `heights` gives
-    _rate: float = 1.0
+    # whether the law of h is exp(-2 k h) or (1 - h)^k times that of the uniform law
+    _tilted: bool
 
     # ------------------------------------------------------------------ moments
     def cosine_moments(self) -> tuple[Tensor, Tensor]:
@@ -125,23 +139,21 @@ class Axial(TorchDistribution):
     # ------------------------------------------------------------------ draws
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Return reparameterised draws, of shape `sample_shape + batch_shape + (m,)`."""
-        shape = self._extended_shape(sample_shape)
-        z = torch.randn(shape[:-1], dtype=self.loc.dtype, device=self.loc.device).double()
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        k = self.concentration.detach() if self._shared is None else self._shared.detach()
-        law = self.heights(k if self._shared is None else k.reshape(()))
-        h, slope = law.draw(z, self.loc.dtype)
-        slope = self._rate * slope
-        if self.batch_shape.numel() == 1:
-            # one law: its gradient is summed on the way, by products of matrices
-            loc, k = self.loc.reshape(-1), self.concentration.reshape(())
-            flat = (h.reshape(-1), slope.reshape(-1), noise.reshape(-1, shape[-1]))
-            drawn = _Draw.apply(loc, k, *flat)
-        else:
-            k = self.concentration.expand(shape[:-1])
-            drawn = _Draw.apply(self.loc.expand(shape), k, h, slope, noise)
-        assert isinstance(drawn, Tensor)
-        return drawn.reshape(shape)
+        shape, dim = self._extended_shape(sample_shape), self.event_shape[0]
+        batch = self.batch_shape.numel()
+        # one law, one draw from each of many, or some of each
+        one, count = batch == 1, shape[:-1].numel()
+        rows = (count,) if one or count == batch else (count // max(batch, 1), batch)
+        loc = self.loc.reshape(dim) if one else self.loc.reshape(batch, dim)
+        k = self.concentration if self._shared is None else self._shared
+        k = k.reshape(()) if k.numel() == 1 else k.reshape(batch)
+        with torch.no_grad():
+            made = _drawn(self._tilted, loc.detach(), k.detach(), rows)
+        x = made[0]
+        if torch.is_grad_enabled():
+            x = _Draw.apply(loc, k, *made)
+        assert isinstance(x, Tensor)
+        return x.reshape(shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Return the same draws without gradient."""
@@ -149,64 +161,89 @@ class Axial(TorchDistribution):
             return self.rsample(sample_shape)
 
 
+def _drawn(tilted: bool, loc: Tensor, k: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Points, and what their gradient needs: 1 - t, t, and half the change of the log-odds."""
+    size = max(1, _BLOCK // math.prod(rows[1:]))
+    if rows[0] <= size or loc.device.type != "cpu":
+        return _block(tilted, loc, k, rows)
+    # parameters of rows are cut along with them
+    cut = len(rows) == 1
+    made = [
+        _block(
+            tilted,
+            loc[i : i + size] if cut and loc.dim() > 1 else loc,
+            k[i : i + size] if cut and k.dim() else k,
+            (min(size, rows[0] - i), *rows[1:]),
+        )
+        for i in range(0, rows[0], size)
+    ]
+    return tuple(torch.cat(parts) for parts in zip(*made, strict=True))
+
+
+def _block(tilted: bool, loc: Tensor, k: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
+    dim = loc.shape[-1]
+    fall, cosine, sine, rate = draw(dim, tilted, k, torch.Size(rows), loc.dtype)
+    x = torch.randn(*rows, dim, dtype=loc.dtype, device=loc.device)
+    if dim >= _MANY:
+        along = _dot(x, loc)
+        square = torch.linalg.vecdot(x, x).addcmul_(along, along, value=-1)
+        scale = sine.mul_(square.rsqrt_())
+        part = along.mul_(scale)
+        return _combined(x, scale, cosine - part, loc), fall, cosine, rate
+    # generators return pairs of zeros once in 2^24 times
+    last = x.add_(1e-15).select(-1, -1).zero_()
+    end = loc.select(-1, -1)
+    sign = torch.copysign(torch.ones_like(end), end)
+    scale = sine.div_(torch.linalg.vector_norm(x, dim=-1))
+    part = _dot(x, loc).mul_(scale).div_(end + sign)
+    _combined(x, scale, torch.addcmul(cosine, part, sign, value=-1), loc)
+    last.sub_(part)
+    return x, fall, cosine, rate
+
+
+def _combined(x: Tensor, scale: Tensor, part: Tensor, loc: Tensor) -> Tensor:
+    return x.mul_(scale.unsqueeze(-1)).addcmul_(part.unsqueeze(-1), loc)
+
+
 class _Draw(torch.autograd.Function):
-    """From an axis, a height and noise to a point; the axis may be one vector for all."""
+    """Gives points their gradient; the axis and the concentration may be one for all."""
 
     @staticmethod
     def forward(
-        loc: Tensor, concentration: Tensor, h: Tensor, slope: Tensor, noise: Tensor
+        loc: Tensor, k: Tensor, x: Tensor, fall: Tensor, cosine: Tensor, rate: Tensor
     ) -> Tensor:
-        """The point at the height h."""
-        if loc.shape[-1] == 2:
-            sign = torch.where(noise[..., :1] < 0, -1.0, 1.0).to(loc.dtype)
-            across = torch.stack([-loc[..., 1], loc[..., 0]], -1) * sign
-        else:
-            across = _without(noise, loc)
-        if 2 < loc.shape[-1] < 5:
-            # noise that is nearly along the axis has left few digits
-            across = _without(across, loc)
-        length = torch.linalg.vector_norm(across, dim=-1)
-        radius = 2 * (h * (1 - h)).sqrt().to(loc.dtype) / length
-        cosine = (1 - 2 * h).to(loc.dtype)
-        return across.mul_(radius.unsqueeze(-1)).addcmul_(cosine.unsqueeze(-1), loc)
+        """The points."""
+        return x.view_as(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the gradient needs."""
-        loc, concentration, h, slope, _ = inputs
-        ctx.save_for_backward(loc, h, slope, output)
-        ctx.dtype = concentration.dtype
+        loc, k, *made = inputs
+        ctx.save_for_backward(loc, *made)
+        ctx.k = k.shape
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of the smallest rotation, and of the height."""
         [grad] = grads
-        loc, h, slope, x = ctx.saved_tensors
-        along, on_x, one = _dot(grad, loc), torch.linalg.vecdot(grad, x), loc.dim() == 1
-        of_loc = of_concentration = None
-        t = 1 - 2 * h
+        loc, x, fall, cosine, rate = ctx.saved_tensors
+        along = _dot(grad, loc)
+        of_loc = of_k = None
         if ctx.needs_input_grad[0]:
-            cosine = t.to(loc.dtype)
-            if one:
+            if loc.dim() == 1:
                 of_loc = cosine @ grad - along @ x
             else:
                 of_loc = grad * cosine.unsqueeze(-1)
-                of_loc = of_loc.addcmul_(along.unsqueeze(-1), x, value=-1)
+                of_loc = of_loc.addcmul_(along.unsqueeze(-1), x, value=-1).sum_to_size(loc.shape)
         if ctx.needs_input_grad[1]:
-            along, on_x = along.double(), on_x.double()
-            spread = (2 * h * (1 - h)).clamp(min=1e-300)
-            of_h = t * (on_x - t * along) / spread - 2 * along
-            of_k = of_h * slope
-            of_concentration = (of_k.sum() if one else of_k).to(ctx.dtype)
-        return of_loc, of_concentration, None, None, None
+            on_x = torch.linalg.vecdot(grad, x)
+            # t (g . x) - g . mu, without cancellation near the axis
+            turn = (on_x - along).addcmul_(fall, on_x, value=-1)
+            of_k = turn.mul_(rate).sum_to_size(ctx.k)
+        return of_loc, of_k, None, None, None, None
 
 
 def _dot(x: Tensor, axis: Tensor) -> Tensor:
     """The products with vectors, or with one vector for all, which is faster."""
     return x @ axis if axis.dim() == 1 else torch.linalg.vecdot(x, axis)
-
-
-def _without(x: Tensor, axis: Tensor) -> Tensor:
-    """What of x is at right angles to a unit vector."""
-    return torch.addcmul(x, _dot(x, axis).unsqueeze(-1), axis, value=-1)

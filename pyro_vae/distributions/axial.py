@@ -77,8 +77,10 @@ class Axial(TorchDistribution):
                 f"{name} needs a loc of shape (*batch, m) with m >= 2, not {tuple(loc.shape)}."
             )
         concentration = torch.as_tensor(concentration, dtype=loc.dtype, device=loc.device)
+        batch = concentration.shape
         try:
-            batch = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
+            if loc.shape[:-1] != batch:
+                batch = torch.broadcast_shapes(loc.shape[:-1], batch)
         except RuntimeError:
             raise ValueError(
                 f"{name}: a loc of shape {tuple(loc.shape)} has batch shape "
@@ -144,16 +146,17 @@ class Axial(TorchDistribution):
         # one law, one draw from each of many, or some of each
         one, count = batch == 1, shape[:-1].numel()
         rows = (count,) if one or count == batch else (count // max(batch, 1), batch)
-        loc = self.loc.reshape(dim) if one else self.loc.reshape(batch, dim)
+        loc = _shaped(self.loc, (dim,) if one else (batch, dim))
         k = self.concentration if self._shared is None else self._shared
-        k = k.reshape(()) if k.numel() == 1 else k.reshape(batch)
-        with torch.no_grad():
-            made = _drawn(self._tilted, loc.detach(), k.detach(), rows)
-        x = made[0]
-        if torch.is_grad_enabled():
-            x = _Draw.apply(loc, k, *made)
+        k = _shaped(k, () if k.numel() == 1 else (batch,))
+        if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+            with torch.no_grad():
+                made = _drawn(self._tilted, loc.detach(), k.detach(), rows)
+            x = _Given.apply(loc, k, *made)
+        else:
+            x = _Draw.apply(loc, k, self._tilted, rows)
         assert isinstance(x, Tensor)
-        return x.reshape(shape)
+        return _shaped(x, shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Return the same draws without gradient."""
@@ -161,52 +164,116 @@ class Axial(TorchDistribution):
             return self.rsample(sample_shape)
 
 
+def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same in another shape, without a trace in the graph where it has that already."""
+    return x if x.shape == shape else x.reshape(shape)
+
+
 def _drawn(tilted: bool, loc: Tensor, k: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Points, and what their gradient needs: 1 - t, t, and half the change of the log-odds."""
     size = max(1, _BLOCK // math.prod(rows[1:]))
     if rows[0] <= size or loc.device.type != "cpu":
         return _block(tilted, loc, k, rows)
+    x, made = loc.new_empty(*rows, loc.shape[-1]), []
     # parameters of rows are cut along with them
-    cut = len(rows) == 1
-    made = [
-        _block(
-            tilted,
-            loc[i : i + size] if cut and loc.dim() > 1 else loc,
-            k[i : i + size] if cut and k.dim() else k,
-            (min(size, rows[0] - i), *rows[1:]),
-        )
-        for i in range(0, rows[0], size)
-    ]
-    return tuple(torch.cat(parts) for parts in zip(*made, strict=True))
+    of_loc, of_k = len(rows) == 1 < loc.dim(), len(rows) == 1 == k.dim()
+    for i in range(0, rows[0], size):
+        part = slice(i, min(i + size, rows[0]))
+        few = (loc[part] if of_loc else loc, k[part] if of_k else k)
+        x[part], *rest = _block(tilted, *few, (part.stop - i, *rows[1:]))
+        made.append(rest)
+    return x, *(torch.cat(parts) for parts in zip(*made, strict=True))
 
 
 def _block(tilted: bool, loc: Tensor, k: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
     dim = loc.shape[-1]
-    fall, cosine, sine, rate = draw(dim, tilted, k, torch.Size(rows), loc.dtype)
-    x = torch.randn(*rows, dim, dtype=loc.dtype, device=loc.device)
-    if dim >= _MANY:
-        along = _dot(x, loc)
-        square = torch.linalg.vecdot(x, x).addcmul_(along, along, value=-1)
-        scale = sine.mul_(square.rsqrt_())
-        part = along.mul_(scale)
-        return _combined(x, scale, cosine - part, loc), fall, cosine, rate
-    # generators return pairs of zeros once in 2^24 times
-    last = x.add_(1e-15).select(-1, -1).zero_()
-    end = loc.select(-1, -1)
-    sign = torch.copysign(torch.ones_like(end), end)
-    scale = sine.div_(torch.linalg.vector_norm(x, dim=-1))
-    part = _dot(x, loc).mul_(scale).div_(end + sign)
-    _combined(x, scale, torch.addcmul(cosine, part, sign, value=-1), loc)
-    last.sub_(part)
+    each = k.expand(rows).reshape(-1) if len(rows) > 1 == k.dim() else k
+    made = draw(dim, tilted, each, math.prod(rows), loc.dtype)
+    fall, cosine, ratio, rate = (_shaped(t, rows) for t in made)
+    if dim == 3:
+        x = _by_angle(cosine, ratio.sqrt_().mul_(fall), loc)
+    else:
+        noise = torch.randn(*rows, dim, dtype=loc.dtype, device=loc.device)
+        x = (_reflected if dim < _MANY else _projected)(noise, fall, cosine, ratio, loc)
     return x, fall, cosine, rate
 
 
-def _combined(x: Tensor, scale: Tensor, part: Tensor, loc: Tensor) -> Tensor:
-    return x.mul_(scale.unsqueeze(-1)).addcmul_(part.unsqueeze(-1), loc)
+def _projected(g: Tensor, fall: Tensor, cosine: Tensor, ratio: Tensor, loc: Tensor) -> Tensor:
+    """Points from Gaussian vectors, in many dimensions."""
+    along = _dot(g, loc)
+    square = torch.linalg.vecdot(g, g).addcmul_(along, along, value=-1)
+    scale = square.div_(ratio).rsqrt_().mul_(fall)
+    part = along.mul_(scale)
+    return g.mul_(scale.unsqueeze(-1)).addcmul_((cosine - part).unsqueeze(-1), loc)
+
+
+def _reflected(g: Tensor, fall: Tensor, cosine: Tensor, ratio: Tensor, loc: Tensor) -> Tensor:
+    """The same in few."""
+    # where the generator returns zeros, once in 2^24 times, any direction will do
+    last = g.add_(1e-15).select(-1, -1).zero_()
+    end = loc.select(-1, -1)
+    sign = torch.copysign(torch.ones_like(end), end)
+    scale = ratio.sqrt_().mul_(fall).div_(torch.linalg.vector_norm(g, dim=-1))
+    part = _dot(g, loc).div_(end + sign)
+    last.sub_(part)
+    rest = torch.addcmul(cosine, part.mul_(sign), scale, value=-1)
+    return g.mul_(scale.unsqueeze(-1)).addcmul_(rest.unsqueeze(-1), loc)
+
+
+def _by_angle(cosine: Tensor, sine: Tensor, loc: Tensor) -> Tensor:
+    """The same in three dimensions, coordinate by coordinate, from an angle."""
+    angle = torch.rand_like(cosine).mul_(2 * math.pi)
+    first, second = angle.cos().mul_(sine), angle.sin_().mul_(sine)
+    one, two, end = loc.unbind(-1)
+    sign = torch.copysign(torch.ones_like(end), end)
+    part = (first * one).addcmul_(second, two).div_(end + sign)
+    rest = torch.addcmul(cosine, part, sign, value=-1)
+    made = [first.addcmul_(rest, one), second.addcmul_(rest, two), (rest * end).sub_(part)]
+    return torch.stack(made, -1)
+
+
+def _gradients(
+    needed: tuple[bool, ...], k: torch.Size, grad: Tensor, saved: tuple[Tensor, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of the smallest rotation, and of the height."""
+    loc, x, fall, cosine, rate = saved
+    along = _dot(grad, loc)
+    of_loc = of_k = None
+    if needed[0]:
+        if loc.dim() == 1:
+            of_loc = cosine @ grad - along @ x
+        else:
+            of_loc = grad * cosine.unsqueeze(-1)
+            of_loc = of_loc.addcmul_(along.unsqueeze(-1), x, value=-1)
+            of_loc = of_loc if of_loc.shape == loc.shape else of_loc.sum(0)
+    if needed[1]:
+        on_x = torch.linalg.vecdot(grad, x)
+        # t (g . x) - g . mu, without cancellation near the axis
+        of_k = (on_x - along).addcmul_(fall, on_x, value=-1).mul_(rate)
+        of_k = of_k if of_k.shape == k else of_k.sum_to_size(k)
+    return of_loc, of_k
 
 
 class _Draw(torch.autograd.Function):
-    """Gives points their gradient; the axis and the concentration may be one for all."""
+    """Draws points; the axis and the concentration may be one for all."""
+
+    @staticmethod
+    def forward(ctx: Any, loc: Tensor, k: Tensor, tilted: bool, rows: tuple[int, ...]) -> Tensor:
+        """The points."""
+        x, *made = _drawn(tilted, loc, k, rows)
+        ctx.save_for_backward(loc, x, *made)
+        ctx.k = k.shape
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients."""
+        return *_gradients(ctx.needs_input_grad, ctx.k, *grads, ctx.saved_tensors), None, None
+
+
+class _Given(torch.autograd.Function):
+    """Gives drawn points their gradient, in the form that function transforms need."""
 
     @staticmethod
     def forward(
@@ -225,23 +292,9 @@ class _Draw(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of the smallest rotation, and of the height."""
-        [grad] = grads
-        loc, x, fall, cosine, rate = ctx.saved_tensors
-        along = _dot(grad, loc)
-        of_loc = of_k = None
-        if ctx.needs_input_grad[0]:
-            if loc.dim() == 1:
-                of_loc = cosine @ grad - along @ x
-            else:
-                of_loc = grad * cosine.unsqueeze(-1)
-                of_loc = of_loc.addcmul_(along.unsqueeze(-1), x, value=-1).sum_to_size(loc.shape)
-        if ctx.needs_input_grad[1]:
-            on_x = torch.linalg.vecdot(grad, x)
-            # t (g . x) - g . mu, without cancellation near the axis
-            turn = (on_x - along).addcmul_(fall, on_x, value=-1)
-            of_k = turn.mul_(rate).sum_to_size(ctx.k)
-        return of_loc, of_k, None, None, None, None
+        """The gradients."""
+        found = _gradients(ctx.needs_input_grad, ctx.k, *grads, ctx.saved_tensors)
+        return *found, None, None, None, None
 
 
 def _dot(x: Tensor, axis: Tensor) -> Tensor:

@@ -98,13 +98,12 @@ class Heights:
     def _at(self, z: Tensor | float, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
         """At the normal score z h, 1 - h, and half the derivative of their log-odds by k."""
         k = self.parameter / 2 if self.tilted else self.parameter
-        if not isinstance(z, Tensor):
-            z = torch.full_like(k, z)
-        elif k.numel() == 1:
-            k = k.reshape(())
-        fall, _, sine, rate = (t.double() for t in points(self.dim, self.tilted, z, k, dtype))
+        z = z if isinstance(z, Tensor) else torch.full_like(k, z)
+        each = k.reshape(()) if k.numel() == 1 else k.expand(z.shape).reshape(-1)
+        made = points(self.dim, self.tilted, z.reshape(-1), each, dtype)
+        fall, _, ratio, rate = (t.double().reshape(z.shape) for t in made)
+        h, c = fall / 2, ratio * fall / 2
         # the one that is less than 1/2 keeps its digits
-        h, c = fall / 2, sine.square() / (2 * fall)
         return torch.where(fall < 1, h, 1 - c), torch.where(fall < 1, 1 - h, c), rate
 
     # ------------------------------------------------------------------ integrals

@@ -31,11 +31,10 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Points", "draw", "log_odds", "points"]
+__all__ = ["Points", "draw", "points"]
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +46,8 @@ from torch import Tensor
 _EDGE = 9.0
 # up to this dimension float32 serves for draws that are wanted in float32
 _SINGLE = 128
+# for fewer draws from one law, a table of that law does not pay
+_FEW = 256
 # panels from which a table is made, and Gauss's nodes in each
 _PANELS, _NODES = 400, 5
 # below this the law of m = 3 is uniform in double precision
@@ -59,96 +60,88 @@ class Points(NamedTuple):
     Arguments:
         fall: 1 - mu . x = 2 h.
         cosine: mu . x = 1 - 2 h.
-        sine: The length of the rest, 2 sqrt(h (1 - h)).
+        ratio: (1 - h) / h, so that the sine of the angle is fall times the root of that.
         rate: Half the derivative of the log-odds of h with respect to k, at fixed z; the
             derivative of h is 2 h (1 - h) times that.
     """
 
     fall: Tensor
     cosine: Tensor
-    sine: Tensor
+    ratio: Tensor
     rate: Tensor
 
 
 # ------------------------------------------------------------------ draws
-def draw(dim: int, tilted: bool, k: Tensor, shape: torch.Size, dtype: torch.dtype) -> Points:
-    """Random heights of a shape to which k broadcasts; k of no dimension is one for all."""
+def draw(dim: int, tilted: bool, k: Tensor, count: int, dtype: torch.dtype) -> Points:
+    """Random heights: so many, with a concentration for each, or one of no dimension for all."""
     if dim == 3:
-        u = torch.rand(shape, dtype=torch.float64, device=k.device)
-        return _elementary(tilted, u, k.double(), dtype)
+        u = torch.rand(count, dtype=torch.float64, device=k.device)
+        return _elementary(tilted, u, k, dtype)
     kind, steps = _kind(dim, dtype), _knots(dim)[0] - 1
     middle, unit = steps / 2, steps / (2 * _EDGE)
-    place = torch.normal(middle, unit, shape, dtype=kind, device=k.device)
-    return _read(dim, tilted, place, k.to(kind), dtype)
+    if not k.dim() and count < _FEW:
+        k = k.expand(count)
+    place = torch.normal(middle, unit, (count,), dtype=kind, device=k.device)
+    return _read(dim, tilted, place, k, dtype)
 
 
 def points(dim: int, tilted: bool, z: Tensor, k: Tensor, dtype: torch.dtype) -> Points:
-    """Heights with F(h) = Phi(z); `dtype` is that of the results."""
+    """Heights with F(h) = Phi(z), for z of one dimension; `dtype` is that of the results."""
     if dim == 3:
-        return _elementary(tilted, torch.special.ndtr(z.double()), k.double(), dtype)
-    kind, steps = _kind(dim, dtype), _knots(dim)[0] - 1
-    place = (z.clamp(-_EDGE, _EDGE).double() + _EDGE) * (steps / (2 * _EDGE))
-    return _read(dim, tilted, place.to(kind), k.to(kind), dtype)
-
-
-def log_odds(dim: int, tilted: bool, z: float, k: Tensor) -> Tensor:
-    """The logarithm of h / (1 - h) with F(h) = Phi(z), in float64."""
-    p = points(dim, tilted, torch.full_like(k, z, dtype=torch.float64), k, torch.float64)
-    return p.fall.log() - (2 - p.fall).log()
+        return _elementary(tilted, torch.special.ndtr(z.double()), k, dtype)
+    place = (z.double().clamp(-_EDGE, _EDGE) + _EDGE) * ((_knots(dim)[0] - 1) / (2 * _EDGE))
+    return _read(dim, tilted, place.to(_kind(dim, dtype)), k, dtype)
 
 
 def _elementary(tilted: bool, u: Tensor, k: Tensor, dtype: torch.dtype) -> Points:
     """Dimension 3, where h is a truncated exponential, or 1 - h a power of a uniform number."""
+    k = k.double()
     if tilted:
-        # exp(-2 k h) = 1 - u (1 - exp(-2 k))
+        # exp(-s h) = 1 - u (1 - exp(-s)), with s = 2 k
         s = (-2 * k).clamp_(max=-_FLAT)
         q = u * s.expm1()
-        h = q.log1p().div_(s).clamp_(1e-300, 1 - 2.0**-53)
-        both = torch.addcmul(h, h, h, value=-1)
+        h = q.log1p().div_(s).clamp_(1e-30, 1 - 2.0**-53)
+        rest = 1 - h
         # dh/ds = (h - u exp(-s) / (1 - u (1 - exp(-s)))) / s
-        rate = (u + q).div_(q.add_(1)).sub_(h).div_(both * s).neg_()
+        rate = (u + q).div_(q.add_(1)).sub_(h).div_(h * s).div_(rest).neg_()
+        ratio = rest.div_(h)
     else:
         b = k + 1
-        log_rest = torch.log1p(-u).div_(b).clamp_(-700, -1e-300)
+        log_rest = torch.log1p(-u).div_(b).clamp_(-70, -1e-30)
         h = -log_rest.expm1()
-        both = h * log_rest.exp()
-        rate = log_rest.div_(b * h).mul_(0.5)
+        rate = (log_rest / h).div_(b).mul_(0.5)
+        ratio = log_rest.exp_().div_(h)
     fall = (2 * h).to(dtype)
-    return Points(fall, 1 - fall, both.sqrt_().mul_(2).to(dtype), rate.to(dtype))
+    return Points(fall, 1 - fall, ratio.to(dtype), rate.to(dtype))
 
 
 def _read(dim: int, tilted: bool, place: Tensor, k: Tensor, dtype: torch.dtype) -> Points:
     """Heights at places of the table, in cells of z."""
-    across, along = _knots(dim)
-    table = _on(dim, tilted, place.dtype, place.device)
-    sigma = k * (2 / (dim - 1))
+    kind, (across, along) = place.dtype, _knots(dim)
+    table = _on(dim, tilted, kind, place.device)
+    sigma = k.to(kind) * (2 / (dim - 1))
     root = torch.hypot(sigma, sigma.new_ones(())) if tilted else sigma + 1
     odds = sigma + root if tilted else root
-    level = odds.rsqrt() * (along - 1)
-    if k.dim() == 0:
-        # one law: cubics in z alone
-        row, y = _cell(level)
-        table = _cubic(table.view(-1, across, 4, 8).index_select(0, row.view(1))[0], y)
-        column, x = _cell(place)
-        rows = table.index_select(0, column.clamp_(0, across - 1).view(-1))
-    else:
-        at = torch.stack(torch.broadcast_tensors(place, level))
+    level = odds.rsqrt().mul_(along - 1)
+    if k.dim():
+        at = torch.stack([place, level])
         whole = at.floor()
-        x, y = (at - whole).view(2, -1, 1)
-        cell = torch.add(whole[0], whole[1], alpha=across).long().clamp_(0, len(table) - 1)
-        rows = _cubic(table.index_select(0, cell.view(-1)).view(-1, 4, 8), y)
-    minus, slope = _cubic(rows.view(-1, 4, 2), x.view(-1, 1)).T.view(2, *place.shape)
-    ratio = minus.exp().mul_(odds)  # (1 - h) / h
+        x, y = at.sub_(whole).unsqueeze(-1).unbind(0)
+        column, row = whole.unbind(0)
+        cell = torch.add(column, row, alpha=across).long().clamp_(0, len(table) - 1)
+        rows = _cubic(table.index_select(0, cell).view(-1, 4, 8), y)
+    else:
+        # one law: cubics in z alone
+        row, column = level.floor(), place.floor()
+        x, y = place.sub_(column).unsqueeze(-1), level.sub_(row)
+        row = row.long().clamp_(0, along - 1).view(1)
+        table = _cubic(table.view(along, across, 4, 8).index_select(0, row)[0], y)
+        rows = table.index_select(0, column.long().clamp_(0, across - 1))
+    minus, slope = _cubic(rows.view(-1, 4, 2), x).unbind(-1)
+    ratio = minus.exp().mul_(odds)
     fall = (ratio + 1).reciprocal_().mul_(2)
-    sine = ratio.sqrt_().mul_(fall)
-    made = Points(fall, 1 - fall, sine, slope / root)
-    return made if dtype == place.dtype else Points(*(t.to(dtype) for t in made))
-
-
-def _cell(place: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of the cell, and the place in it."""
-    whole = place.floor()
-    return whole.long(), place - whole
+    made = Points(fall, 1 - fall, ratio, slope / root)
+    return made if dtype == kind else Points(*(t.to(dtype) for t in made))
 
 
 def _cubic(c: Tensor, x: Tensor) -> Tensor:
@@ -166,10 +159,9 @@ def _kind(dim: int, dtype: torch.dtype) -> torch.dtype:
 _KEPT: dict[tuple[int, bool, torch.dtype, torch.device], Tensor] = {}
 
 
+@torch.compiler.assume_constant_result
 def _on(dim: int, tilted: bool, kind: torch.dtype, device: torch.device) -> Tensor:
-    """The table as a tensor; on a device other than the host it is kept there."""
-    if device.type == "cpu":
-        return torch.from_numpy(_cells(dim, tilted, kind == torch.float32))
+    """The table, kept on the device."""
     key = (dim, tilted, kind, device)
     table = _KEPT.get(key)
     if table is None:
@@ -184,7 +176,6 @@ def _knots(dim: int) -> tuple[int, int]:
     return (288, 256) if dim == 2 else (192, 128) if dim < 8 else (128, 64)
 
 
-@lru_cache(maxsize=32)
 def _cells(dim: int, tilted: bool, single: bool) -> np.ndarray:
     """A row for each cell, t by t and z by z: powers of t, powers of z, and -v and half du/dk.
 

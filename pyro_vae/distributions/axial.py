@@ -2,20 +2,23 @@ r"""Laws on the sphere that are symmetric about an axis: one place for their dra
 
 A draw is x = t mu + sqrt(1 - t^2) v, with t = mu . x from the family's own marginal and v uniform
 among the unit vectors at right angles to the axis mu. In many dimensions v is a Gaussian vector
-without its part along mu, normalised. In few, that part may be nearly all, and v is the image of
-a Gaussian vector g without its last coordinate under the reflection that takes -+mu to the last
-unit vector e, the sign that of mu_m: v = g - (g . mu) (mu +- e) / (1 + |mu_m|), which loses no digit
-for any mu.
+without its part along mu, normalised. In few, that part may be nearly all of it; there v is the
+image of a Gaussian vector g without its last coordinate under the reflection that takes the last
+unit vector e to mu or -mu. With s the sign of mu_m,
+
+    v = g - (g . mu) (mu + s e) / (1 + |mu_m|),
+
+which loses no digit for any mu; for m = 3, g is drawn by its angle.
 
 The gradient follows the motion of x when mu turns to mu + d mu by the smallest rotation, and t
-with its parameter k:
+with its parameter:
 
     dx = t d mu - (x . d mu) mu + (mu - t / sqrt(1 - t^2) v) dt.
 
 Since the law turns with mu, that motion carries it along, and gradients are unbiased; that with
-respect to mu is at right angles to mu. For a function f with gradient g at x, the last term is
-(t (g . x) - g . mu) dt / (t^2 - 1), and -dt / (1 - t^2) is half the change of the log-odds of 1 - t.
-Draws have a first derivative only.
+respect to mu is at right angles to mu. The last term is (mu - t x) dt / (1 - t^2), and
+-dt / (1 - t^2) is half the change of the log-odds of h = (1 - t) / 2. Draws have a first
+derivative only.
 """
 
 from __future__ import annotations
@@ -149,7 +152,7 @@ class Axial(TorchDistribution):
         loc = _shaped(self.loc, (dim,) if one else (batch, dim))
         k = self.concentration if self._shared is None else self._shared
         k = _shaped(k, () if k.numel() == 1 else (batch,))
-        if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+        if torch.compiler.is_compiling() or _transformed():
             with torch.no_grad():
                 made = _drawn(self._tilted, loc.detach(), k.detach(), rows)
             x = _Given.apply(loc, k, *made)
@@ -167,6 +170,11 @@ class Axial(TorchDistribution):
 def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The same in another shape, without a trace in the graph where it has that already."""
     return x if x.shape == shape else x.reshape(shape)
+
+
+def _transformed() -> bool:
+    """Say whether this runs in a transform of `torch.func`."""
+    return torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
 
 
 def _drawn(tilted: bool, loc: Tensor, k: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -213,7 +221,7 @@ def _reflected(g: Tensor, fall: Tensor, cosine: Tensor, ratio: Tensor, loc: Tens
     last = g.add_(1e-15).select(-1, -1).zero_()
     end = loc.select(-1, -1)
     sign = torch.copysign(torch.ones_like(end), end)
-    scale = ratio.sqrt_().mul_(fall).div_(torch.linalg.vector_norm(g, dim=-1))
+    scale = ratio.clamp_(max=1e30).sqrt_().mul_(fall).div_(torch.linalg.vector_norm(g, dim=-1))
     part = _dot(g, loc).div_(end + sign)
     last.sub_(part)
     rest = torch.addcmul(cosine, part.mul_(sign), scale, value=-1)
@@ -269,7 +277,8 @@ class _Draw(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients."""
-        return *_gradients(ctx.needs_input_grad, ctx.k, *grads, ctx.saved_tensors), None, None
+        found = _gradients(ctx.needs_input_grad, ctx.k, grads[0], ctx.saved_tensors)
+        return *found, None, None
 
 
 class _Given(torch.autograd.Function):
@@ -293,7 +302,7 @@ class _Given(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients."""
-        found = _gradients(ctx.needs_input_grad, ctx.k, *grads, ctx.saved_tensors)
+        found = _gradients(ctx.needs_input_grad, ctx.k, grads[0], ctx.saved_tensors)
         return *found, None, None, None, None
 
 

@@ -2,12 +2,14 @@
 
 python -m tests.benchmarks.readme_tables                # the shelf, and how many KLs
 python -m tests.benchmarks.readme_tables --speed        # and how fast they are (minutes)
+python -m tests.benchmarks.readme_tables --spheres      # and how fast draws on the sphere are
 python -m tests.benchmarks.readme_tables --matrix OUT   # and what `compare --out OUT` found
 """
 
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -182,6 +184,12 @@ def main():
     """Write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speed", action="store_true", help="measure speeds as well")
+    parser.add_argument(
+        "--spheres",
+        nargs="*",
+        metavar="PATH",
+        help="measure draws on the sphere, beside `hyperspherical_vae` and `power_spherical` there",
+    )
     parser.add_argument("--matrix", metavar="OUT", help="the folder of a comparison")
     given = parser.parse_args()
     text = written(README.read_text(), "kl-counts", counts_table())
@@ -193,6 +201,14 @@ def main():
         from tests.benchmarks.kl_speed import speed_table
 
         text = written(text, "kl-speed", speed_table())
+    if given.spheres is not None:
+        from tests.benchmarks import spheres_speed
+
+        sys.path[:0] = given.spheres
+        torch.set_num_threads(1)
+        found = spheres_speed.measured(*spheres_speed.known_packages())
+        print(spheres_speed.speed_table(found))
+        text = written(text, "spheres-speed", spheres_speed.short_table(found))
     README.write_text(text)
 
 

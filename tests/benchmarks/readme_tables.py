@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 from tabulate import tabulate
+from tqdm.auto import tqdm
 
 from pyro_vae import families as fam
 from pyro_vae.kl.audit import pairs, told, torch_form
@@ -188,7 +189,7 @@ def main():
         "--spheres",
         nargs="*",
         metavar="PATH",
-        help="measure draws on the sphere, beside `hyperspherical_vae` and `power_spherical` there",
+        help="measure draws on the sphere, beside the packages found there",
     )
     parser.add_argument("--matrix", metavar="OUT", help="the folder of a comparison")
     given = parser.parse_args()
@@ -206,9 +207,9 @@ def main():
 
         sys.path[:0] = given.spheres
         torch.set_num_threads(1)
-        found = spheres_speed.measured(*spheres_speed.known_packages())
-        print(spheres_speed.speed_table(found))
-        text = written(text, "spheres-speed", spheres_speed.short_table(found))
+        times = spheres_speed.measured(*spheres_speed.known_packages())
+        tqdm.write(spheres_speed.speed_table(times))
+        text = written(text, "spheres-speed", spheres_speed.short_table(times))
     README.write_text(text)
 
 

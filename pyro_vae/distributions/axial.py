@@ -1,8 +1,14 @@
 r"""Laws on the sphere that are symmetric about an axis: one place for their draws and moments.
 
 A draw is x = t mu + sqrt(1 - t^2) v, with t = mu . x from the family's own marginal and v uniform
-among the unit vectors at right angles to the axis mu. v is a Gaussian vector without its part
-along mu, normalised; nothing is reflected, so no direction of mu is special.
+among the unit vectors at right angles to the axis mu. In many dimensions v is a Gaussian vector
+without its part along mu, normalised. In few, that part may be nearly all of it; there v is the
+image of a Gaussian vector g without its last coordinate under the reflection that takes the last
+unit vector e to mu or -mu. With s the sign of mu_m,
+
+    v = g - (g . mu) (mu + s e) / (1 + |mu_m|),
+
+which loses no digit for any mu; for m = 3, g is drawn by its angle.
 
 The gradient follows the motion of x when mu turns to mu + d mu by the smallest rotation, and t
 with its parameter:
@@ -10,7 +16,9 @@ with its parameter:
     dx = t d mu - (x . d mu) mu + (mu - t / sqrt(1 - t^2) v) dt.
 
 Since the law turns with mu, that motion carries it along, and gradients are unbiased; that with
-respect to mu is at right angles to mu. Draws have a first derivative only.
+respect to mu is at right angles to mu. The last term is (mu - t x) dt / (1 - t^2), and
+-dt / (1 - t^2) is half the change of the log-odds of h = (1 - t) / 2. Draws have a first
+derivative only.
 """
 
 from __future__ import annotations
@@ -26,6 +34,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pyro_vae.distributions.heights import Heights
+from pyro_vae.distributions.quantiles import draw
+
+# dimensions from which a Gaussian vector is hardly ever nearly along the axis
+_MANY = 16
+# draws in a block that stays in the cache of one core
+_BLOCK = 4096
 
 
 def log_area(dim: int) -> float:
@@ -66,8 +80,10 @@ class Axial(TorchDistribution):
                 f"{name} needs a loc of shape (*batch, m) with m >= 2, not {tuple(loc.shape)}."
             )
         concentration = torch.as_tensor(concentration, dtype=loc.dtype, device=loc.device)
+        batch = concentration.shape
         try:
-            batch = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
+            if loc.shape[:-1] != batch:
+                batch = torch.broadcast_shapes(loc.shape[:-1], batch)
         except RuntimeError:
             raise ValueError(
                 f"{name}: a loc of shape {tuple(loc.shape)} has batch shape "
@@ -75,8 +91,11 @@ class Axial(TorchDistribution):
                 f"{tuple(concentration.shape)}; the concentration has no dimension for m."
             ) from None
         self._shared = concentration if concentration.numel() == 1 else None
-        self.loc = loc.expand(*batch, loc.shape[-1])
-        self.concentration = concentration.expand(batch)
+        # what need not be expanded leaves no trace in the graph of gradients
+        whole = loc.shape[:-1] == batch
+        self.loc = loc if whole else loc.expand(*batch, loc.shape[-1])
+        whole = concentration.shape == batch
+        self.concentration = concentration if whole else concentration.expand(batch)
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Axial | None = None) -> Any:
@@ -98,8 +117,8 @@ class Axial(TorchDistribution):
         """
         raise NotImplementedError
 
-    # dh / dconcentration, in units of the derivative that `heights` gives
-    _rate: float = 1.0
+    # whether the law of h is exp(-2 k h) or (1 - h)^k times that of the uniform law
+    _tilted: bool
 
     # ------------------------------------------------------------------ moments
     def cosine_moments(self) -> tuple[Tensor, Tensor]:
@@ -125,23 +144,22 @@ class Axial(TorchDistribution):
     # ------------------------------------------------------------------ draws
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Return reparameterised draws, of shape `sample_shape + batch_shape + (m,)`."""
-        shape = self._extended_shape(sample_shape)
-        z = torch.randn(shape[:-1], dtype=self.loc.dtype, device=self.loc.device).double()
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        k = self.concentration.detach() if self._shared is None else self._shared.detach()
-        law = self.heights(k if self._shared is None else k.reshape(()))
-        h, slope = law.draw(z, self.loc.dtype)
-        slope = self._rate * slope
-        if self.batch_shape.numel() == 1:
-            # one law: its gradient is summed on the way, by products of matrices
-            loc, k = self.loc.reshape(-1), self.concentration.reshape(())
-            flat = (h.reshape(-1), slope.reshape(-1), noise.reshape(-1, shape[-1]))
-            drawn = _Draw.apply(loc, k, *flat)
+        shape, dim = self._extended_shape(sample_shape), self.event_shape[0]
+        batch = self.batch_shape.numel()
+        # one law, one draw from each of many, or some of each
+        one, count = batch == 1, shape[:-1].numel()
+        rows = (count,) if one or count == batch else (count // max(batch, 1), batch)
+        loc = _shaped(self.loc, (dim,) if one else (batch, dim))
+        k = self.concentration if self._shared is None else self._shared
+        k = _shaped(k, () if k.numel() == 1 else (batch,))
+        if torch.compiler.is_compiling() or _transformed():
+            with torch.no_grad():
+                made = _drawn(self._tilted, loc.detach(), k.detach(), rows)
+            x = _Given.apply(loc, k, *made)
         else:
-            k = self.concentration.expand(shape[:-1])
-            drawn = _Draw.apply(self.loc.expand(shape), k, h, slope, noise)
-        assert isinstance(drawn, Tensor)
-        return drawn.reshape(shape)
+            x = _Draw.apply(loc, k, self._tilted, rows)
+        assert isinstance(x, Tensor)
+        return _shaped(x, shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Return the same draws without gradient."""
@@ -149,64 +167,145 @@ class Axial(TorchDistribution):
             return self.rsample(sample_shape)
 
 
-class _Draw(torch.autograd.Function):
-    """From an axis, a height and noise to a point; the axis may be one vector for all."""
+def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same in another shape, without a trace in the graph where it has that already."""
+    return x if x.shape == shape else x.reshape(shape)
 
-    @staticmethod
-    def forward(
-        loc: Tensor, concentration: Tensor, h: Tensor, slope: Tensor, noise: Tensor
-    ) -> Tensor:
-        """The point at the height h."""
-        if loc.shape[-1] == 2:
-            sign = torch.where(noise[..., :1] < 0, -1.0, 1.0).to(loc.dtype)
-            across = torch.stack([-loc[..., 1], loc[..., 0]], -1) * sign
+
+def _transformed() -> bool:
+    """Say whether this runs in a transform of `torch.func`."""
+    return torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+
+
+def _drawn(tilted: bool, loc: Tensor, k: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Points, and what their gradient needs: 1 - t, t, and half the change of the log-odds."""
+    size = max(1, _BLOCK // math.prod(rows[1:]))
+    if rows[0] <= size or loc.device.type != "cpu":
+        return _block(tilted, loc, k, rows)
+    x, made = loc.new_empty(*rows, loc.shape[-1]), []
+    # parameters of rows are cut along with them
+    of_loc, of_k = len(rows) == 1 < loc.dim(), len(rows) == 1 == k.dim()
+    for i in range(0, rows[0], size):
+        part = slice(i, min(i + size, rows[0]))
+        few = (loc[part] if of_loc else loc, k[part] if of_k else k)
+        x[part], *rest = _block(tilted, *few, (part.stop - i, *rows[1:]))
+        made.append(rest)
+    return x, *(torch.cat(parts) for parts in zip(*made, strict=True))
+
+
+def _block(tilted: bool, loc: Tensor, k: Tensor, rows: tuple[int, ...]) -> tuple[Tensor, ...]:
+    dim = loc.shape[-1]
+    each = k.expand(rows).reshape(-1) if len(rows) > 1 == k.dim() else k
+    made = draw(dim, tilted, each, math.prod(rows), loc.dtype)
+    fall, cosine, ratio, rate = (_shaped(t, rows) for t in made)
+    if dim == 3:
+        x = _by_angle(cosine, ratio.sqrt_().mul_(fall), loc)
+    else:
+        noise = torch.randn(*rows, dim, dtype=loc.dtype, device=loc.device)
+        x = (_reflected if dim < _MANY else _projected)(noise, fall, cosine, ratio, loc)
+    return x, fall, cosine, rate
+
+
+def _projected(g: Tensor, fall: Tensor, cosine: Tensor, ratio: Tensor, loc: Tensor) -> Tensor:
+    """Points from Gaussian vectors, in many dimensions."""
+    along = _dot(g, loc)
+    square = torch.linalg.vecdot(g, g).addcmul_(along, along, value=-1)
+    scale = square.div_(ratio).rsqrt_().mul_(fall)
+    part = along.mul_(scale)
+    return g.mul_(scale.unsqueeze(-1)).addcmul_((cosine - part).unsqueeze(-1), loc)
+
+
+def _reflected(g: Tensor, fall: Tensor, cosine: Tensor, ratio: Tensor, loc: Tensor) -> Tensor:
+    """The same in few."""
+    # where the generator returns zeros, once in 2^24 times, any direction will do
+    last = g.add_(1e-15).select(-1, -1).zero_()
+    end = loc.select(-1, -1)
+    sign = torch.copysign(torch.ones_like(end), end)
+    scale = ratio.clamp_(max=1e30).sqrt_().mul_(fall).div_(torch.linalg.vector_norm(g, dim=-1))
+    part = _dot(g, loc).div_(end + sign)
+    last.sub_(part)
+    rest = torch.addcmul(cosine, part.mul_(sign), scale, value=-1)
+    return g.mul_(scale.unsqueeze(-1)).addcmul_(rest.unsqueeze(-1), loc)
+
+
+def _by_angle(cosine: Tensor, sine: Tensor, loc: Tensor) -> Tensor:
+    """The same in three dimensions, coordinate by coordinate, from an angle."""
+    angle = torch.rand_like(cosine).mul_(2 * math.pi)
+    first, second = angle.cos().mul_(sine), angle.sin_().mul_(sine)
+    one, two, end = loc.unbind(-1)
+    sign = torch.copysign(torch.ones_like(end), end)
+    part = (first * one).addcmul_(second, two).div_(end + sign)
+    rest = torch.addcmul(cosine, part, sign, value=-1)
+    made = [first.addcmul_(rest, one), second.addcmul_(rest, two), (rest * end).sub_(part)]
+    return torch.stack(made, -1)
+
+
+def _gradients(
+    needed: tuple[bool, ...], k: torch.Size, grad: Tensor, saved: tuple[Tensor, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of the smallest rotation, and of the height."""
+    loc, x, fall, cosine, rate = saved
+    along = _dot(grad, loc)
+    of_loc = of_k = None
+    if needed[0]:
+        if loc.dim() == 1:
+            of_loc = cosine @ grad - along @ x
         else:
-            across = _without(noise, loc)
-        if 2 < loc.shape[-1] < 5:
-            # noise that is nearly along the axis has left few digits
-            across = _without(across, loc)
-        length = torch.linalg.vector_norm(across, dim=-1)
-        radius = 2 * (h * (1 - h)).sqrt().to(loc.dtype) / length
-        cosine = (1 - 2 * h).to(loc.dtype)
-        return across.mul_(radius.unsqueeze(-1)).addcmul_(cosine.unsqueeze(-1), loc)
+            of_loc = grad * cosine.unsqueeze(-1)
+            of_loc = of_loc.addcmul_(along.unsqueeze(-1), x, value=-1)
+            of_loc = of_loc if of_loc.shape == loc.shape else of_loc.sum(0)
+    if needed[1]:
+        on_x = torch.linalg.vecdot(grad, x)
+        # t (g . x) - g . mu, without cancellation near the axis
+        of_k = (on_x - along).addcmul_(fall, on_x, value=-1).mul_(rate)
+        of_k = of_k if of_k.shape == k else of_k.sum_to_size(k)
+    return of_loc, of_k
+
+
+class _Draw(torch.autograd.Function):
+    """Draws points; the axis and the concentration may be one for all."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep what the gradient needs."""
-        loc, concentration, h, slope, _ = inputs
-        ctx.save_for_backward(loc, h, slope, output)
-        ctx.dtype = concentration.dtype
+    def forward(ctx: Any, loc: Tensor, k: Tensor, tilted: bool, rows: tuple[int, ...]) -> Tensor:
+        """The points."""
+        x, *made = _drawn(tilted, loc, k, rows)
+        ctx.save_for_backward(loc, x, *made)
+        ctx.k = k.shape
+        return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of the smallest rotation, and of the height."""
-        [grad] = grads
-        loc, h, slope, x = ctx.saved_tensors
-        along, on_x, one = _dot(grad, loc), torch.linalg.vecdot(grad, x), loc.dim() == 1
-        of_loc = of_concentration = None
-        t = 1 - 2 * h
-        if ctx.needs_input_grad[0]:
-            cosine = t.to(loc.dtype)
-            if one:
-                of_loc = cosine @ grad - along @ x
-            else:
-                of_loc = grad * cosine.unsqueeze(-1)
-                of_loc = of_loc.addcmul_(along.unsqueeze(-1), x, value=-1)
-        if ctx.needs_input_grad[1]:
-            along, on_x = along.double(), on_x.double()
-            spread = (2 * h * (1 - h)).clamp(min=1e-300)
-            of_h = t * (on_x - t * along) / spread - 2 * along
-            of_k = of_h * slope
-            of_concentration = (of_k.sum() if one else of_k).to(ctx.dtype)
-        return of_loc, of_concentration, None, None, None
+        """The gradients."""
+        found = _gradients(ctx.needs_input_grad, ctx.k, grads[0], ctx.saved_tensors)
+        return *found, None, None
+
+
+class _Given(torch.autograd.Function):
+    """Gives drawn points their gradient, in the form that function transforms need."""
+
+    @staticmethod
+    def forward(
+        loc: Tensor, k: Tensor, x: Tensor, fall: Tensor, cosine: Tensor, rate: Tensor
+    ) -> Tensor:
+        """The points."""
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the gradient needs."""
+        loc, k, *made = inputs
+        ctx.save_for_backward(loc, *made)
+        ctx.k = k.shape
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients."""
+        found = _gradients(ctx.needs_input_grad, ctx.k, grads[0], ctx.saved_tensors)
+        return *found, None, None, None, None
 
 
 def _dot(x: Tensor, axis: Tensor) -> Tensor:
     """The products with vectors, or with one vector for all, which is faster."""
     return x @ axis if axis.dim() == 1 else torch.linalg.vecdot(x, axis)
-
-
-def _without(x: Tensor, axis: Tensor) -> Tensor:
-    """What of x is at right angles to a unit vector."""
-    return torch.addcmul(x, _dot(x, axis).unsqueeze(-1), axis, value=-1)

@@ -44,6 +44,8 @@ class PowerSpherical(Axial):
         tensor([0.0000, 0.3000, 0.4000])
     """
 
+    _tilted = False
+
     def heights(self, concentration: Tensor | None = None) -> Heights:
         """The law of h = (1 - mu . x) / 2, Beta(a, a + k)."""
         k = self.concentration if concentration is None else concentration

@@ -46,8 +46,7 @@ class VonMisesFisher(Axial):
         tensor([0.0000, 0.5940, 0.7920])
     """
 
-    # h depends on 2 k
-    _rate = 2.0
+    _tilted = True
 
     def heights(self, concentration: Tensor | None = None) -> Heights:
         """The law of h = (1 - mu . x) / 2, proportional to (h (1 - h))^(a - 1) exp(-2 k h)."""

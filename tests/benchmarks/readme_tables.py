@@ -2,6 +2,7 @@
 
 python -m tests.benchmarks.readme_tables                # the shelf, and how many KLs
 python -m tests.benchmarks.readme_tables --speed        # and how fast they are (minutes)
+python -m tests.benchmarks.readme_tables --spheres      # and how fast draws on the sphere are
 python -m tests.benchmarks.readme_tables --diagnostics  # and which of them catches what (a minute)
 python -m tests.benchmarks.readme_tables --matrix OUT   # and what `compare --out OUT` found
 """
@@ -9,11 +10,13 @@ python -m tests.benchmarks.readme_tables --matrix OUT   # and what `compare --ou
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
 import torch
 import xarray as xr
 from tabulate import tabulate
+from tqdm.auto import tqdm
 
 from pyro_vae import families as fam
 from pyro_vae.kl.audit import pairs, told, torch_form
@@ -183,6 +186,12 @@ def main():
     """Write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--speed", action="store_true", help="measure speeds as well")
+    parser.add_argument(
+        "--spheres",
+        nargs="*",
+        metavar="PATH",
+        help="measure draws on the sphere, beside the packages found there",
+    )
     parser.add_argument("--diagnostics", action="store_true", help="run every diagnostic")
     parser.add_argument("--matrix", metavar="OUT", help="the folder of a comparison")
     given = parser.parse_args()
@@ -196,6 +205,14 @@ def main():
         from tests.benchmarks.kl_speed import speed_table
 
         text = written(text, "kl-speed", speed_table())
+    if given.spheres is not None:
+        from tests.benchmarks import spheres_speed
+
+        sys.path[:0] = given.spheres
+        torch.set_num_threads(1)
+        times = spheres_speed.measured(*spheres_speed.known_packages())
+        tqdm.write(spheres_speed.speed_table(times))
+        text = written(text, "spheres-speed", spheres_speed.short_table(times))
         text = written(text, "elbo-speed", elbo_speed.speed_table())
     if given.diagnostics:
         from tests.benchmarks.who_catches_what import caught_table

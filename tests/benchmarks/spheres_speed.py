@@ -26,8 +26,9 @@ from tqdm.auto import tqdm
 from pyro_vae.distributions import PowerSpherical, VonMisesFisher
 
 DIMS, DRAWS = (3, 16, 64, 256), (100, 1_000, 10_000, 100_000)
-# memory of the largest case: leave out what would take minutes
-MOST = 7_000_000
+CONCENTRATIONS = {False: "one a draw", True: "shared"}
+# elements beyond which torch's Dirichlet, the slowest by far, is left out
+LARGE = 7_000_000
 
 
 def inputs(dim, draws, shared):
@@ -123,36 +124,77 @@ def found(path, module, cls):
     return getattr(import_module(module), cls) if find_spec(module.partition(".")[0]) else None
 
 
-def speed_table(fisher=None, power=None, repeats=9, most=MOST):
-    """Times and ratios, as Markdown; every ratio is that of the other's time to ours."""
-    ways = {"ours": ours(VonMisesFisher), "floor": floor}
-    ways |= {"ours, power": ours(PowerSpherical), "dirichlet": dirichlet}
+def measured(fisher=None, power=None, repeats=9):
+    """Seconds of each way, by case: whether one concentration is shared, dimension and draws."""
+    ways = {"ours": ours(VonMisesFisher), "floor": floor, "ours, power": ours(PowerSpherical)}
     ways |= {} if fisher is None else {"known": known_fisher(fisher)}
     ways |= {} if power is None else {"known, power": known_power(power)}
-    rows = []
-    cases = [(d, n, s) for s in (False, True) for d in DIMS for n in DRAWS if d * n <= most]
-    for dim, draws, shared in tqdm(cases, file=sys.stderr):
-        t = medians(ways, dim, draws, shared, repeats if draws < 100_000 else min(repeats, 5))
-        rows.append(
-            [
-                "shared" if shared else "one a draw",
-                dim,
-                f"{draws:,}",
-                f"{1e6 * t['ours'] / draws:.2f}",
-                *(f"{t[n] / t['ours']:.2f}" if n in t else "" for n in ("known", "dirichlet")),
-                f"{t['ours'] / t['floor']:.2f}",
-                f"{t['known, power'] / t['ours, power']:.2f}" if power else "",
-                f"{t['ours, power'] / t['floor']:.2f}",
-            ]
-        )
+    times = {}
+    cases = [(s, d, n) for s in (False, True) for d in DIMS for n in DRAWS]
+    for shared, dim, draws in tqdm(cases, file=sys.stderr):
+        large = dim * draws > LARGE
+        count = 3 if large else 5 if draws == DRAWS[-1] else repeats if draws >= 10_000 else 41
+        case = ways if large else ways | {"dirichlet": dirichlet}
+        times[shared, dim, draws] = medians(case, dim, draws, shared, count)
+    return times
+
+
+def _times(t, slow, fast):
+    return f"{t[slow] / t[fast]:.2f}" if slow in t else ""
+
+
+def speed_table(times):
+    """Times and ratios, as Markdown; every ratio is that of the other's time to ours."""
+    rows = [
+        [
+            CONCENTRATIONS[shared],
+            dim,
+            f"{draws:,}",
+            f"{1e6 * t['ours'] / draws:.2f}",
+            _times(t, "known", "ours"),
+            _times(t, "dirichlet", "ours"),
+            _times(t, "ours", "floor"),
+            _times(t, "known, power", "ours, power"),
+            _times(t, "ours, power", "floor"),
+        ]
+        for (shared, dim, draws), t in times.items()
+    ]
     heads = ["concentration", "m", "draws", "us a draw", "known / ours", "Dirichlet / ours"]
     heads += ["ours / floor", "power: known / ours", "power: ours / floor"]
-    table = tabulate(rows, heads, "github", disable_numparse=True)
-    on_circle = [(n, circle(n, repeats)) for n in DRAWS]
-    lines = [
-        f"m = 2, {n:,} draws: torch / ours = {t['torch'] / t['ours']:.2f}" for n, t in on_circle
+    return tabulate(rows, heads, "github", disable_numparse=True)
+
+
+def short_table(times):
+    """The same in one row for each dimension: known / ours, and ours / floor."""
+    laws = {
+        "von Mises-Fisher": ("known", "ours"),
+        "power spherical": ("known, power", "ours, power"),
+    }
+    rows = [
+        [
+            name,
+            CONCENTRATIONS[shared],
+            dim,
+            *(
+                f"{_times(t, *pair)} ({_times(t, pair[1], 'floor')})"
+                for t in (times[shared, dim, n] for n in DRAWS)
+            ),
+        ]
+        for name, pair in laws.items()
+        for shared in (False, True)
+        for dim in DIMS
     ]
-    return "\n".join([table, "", *lines])
+    heads = ["draws", "concentration", "m", *(f"{n:,}" for n in DRAWS)]
+    return tabulate(rows, heads, "github", disable_numparse=True)
+
+
+def known_packages(fisher=None, power=None):
+    """The classes of De Cao and others, from these checkouts or from what is installed."""
+    module = "hyperspherical_vae.distributions.von_mises_fisher"
+    return (
+        found(fisher, module, "VonMisesFisher"),
+        found(power, "power_spherical", "PowerSpherical"),
+    )
 
 
 def main():
@@ -161,17 +203,14 @@ def main():
     parser.add_argument("--von-mises-fisher", help="a checkout with `hyperspherical_vae`")
     parser.add_argument("--power-spherical", help="a checkout with `power_spherical`")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--most", type=int, default=MOST, help="draws times m of a case, at most")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    fisher = found(
-        given.von_mises_fisher,
-        "hyperspherical_vae.distributions.von_mises_fisher",
-        "VonMisesFisher",
-    )
-    power = found(given.power_spherical, "power_spherical", "PowerSpherical")
     tqdm.write(f"one thread, torch {torch.__version__}")
-    tqdm.write(speed_table(fisher, power, given.repeats, given.most))
+    known = known_packages(given.von_mises_fisher, given.power_spherical)
+    tqdm.write(speed_table(measured(*known, given.repeats)))
+    for draws in DRAWS:
+        t = circle(draws, given.repeats)
+        tqdm.write(f"m = 2, {draws:,} draws: torch / ours = {t['torch'] / t['ours']:.2f}")
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def test_marginal_follows_its_density(m, k):
 @pytest.mark.parametrize("k", [1e-3, 0.5, 10.0, 300.0, 1e5])
 @pytest.mark.parametrize(
     ("copies", "dtype", "within"),
-    [(1, F64, 1e-6), (100, F64, 1e-6), (1, torch.float32, 2e-6)],
+    [(1, F64, 2e-7), (100, F64, 2e-7), (1, torch.float32, 2e-6)],
     ids=["one by one", "by the table of a shared law", "in single precision"],
 )
 def test_inversion_is_accurate_in_probability(m, k, copies, dtype, within):
@@ -116,9 +116,7 @@ def test_inversion_is_accurate_in_probability(m, k, copies, dtype, within):
     h, _ = law.draw(z.repeat(copies), dtype)
     h = h[: len(z)].double()
     reached = cdf(m, fisher_log(k), h.numpy())
-    # on the circle z and -z are the two sides of the axis
-    asked = stats.norm.cdf(z.numpy()) if m > 2 else 1 - 2 * stats.norm.cdf(-z.abs().numpy())
-    np.testing.assert_allclose(reached, asked, atol=within)
+    np.testing.assert_allclose(reached, stats.norm.cdf(z.numpy()), atol=within)
 
 
 @dims
@@ -265,12 +263,17 @@ def test_in_a_plate_with_gradients():
 
 
 @pytest.mark.parametrize("m", [2, 3, 5, 16])
-def test_a_draw_with_its_gradient_can_be_captured(m):
+@pytest.mark.parametrize(
+    ("laws", "draws"),
+    [(3, ()), (3, (2,)), (1, (300,)), (1, (5000,))],
+    ids=["one of each", "two of each", "one law", "one law in blocks"],
+)
+def test_a_draw_with_its_gradient_can_be_captured(m, laws, draws):
     def step(raw, k):
-        x = VonMisesFisher(raw / raw.norm(), k, validate_args=False).rsample()
+        x = VonMisesFisher(raw / raw.norm(), k, validate_args=False).rsample(draws)
         return torch.autograd.grad(x.sum(), [raw, k])
 
-    args = [axis(m).requires_grad_(), torch.full((3,), 2.0, dtype=F64, requires_grad=True)]
+    args = [axis(m).requires_grad_(), torch.full((laws,), 2.0, dtype=F64, requires_grad=True)]
     graph = make_fx(step)(*args)
     torch.manual_seed(5)
     there = step(*args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["gaps"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,7 +69,7 @@ def _judge(table: xr.Dataset) -> list[Finding]:
 
 
 @register
-@step(order=60, judge=_judge, shows=("amortisation_gap", "approximation_gap"))
+@step(order=60, judge=_judge, shows=("amortisation_gap", "approximation_gap"), optional=True)
 def gaps(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -149,9 +149,9 @@ def gaps(
         >>> def guide(x):
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(x / 2 + 0.5, 0.5**0.5))
-        >>> found = gaps(model, guide, torch.linspace(-1, 1, 10))
-        >>> round(found.amortisation_gap_mean, 2)  # 0.5^2 / (2 * 0.5)
-        0.25
+        >>> found = gaps(model, guide, torch.linspace(-1, 1, 10), refine_steps=100)
+        >>> abs(found.amortisation_gap_mean - 0.5**2 / (2 * 0.5)) < 0.05
+        True
         >>> abs(found.approximation_gap_mean) < 0.01
         True
     """
@@ -266,25 +266,45 @@ def _refined(
         for n, s in sites.items()
     }
     flat = [u for own in leaves.values() for u in own.values()]
-    optimizer = torch.optim.Adam(flat, lr=lr)
+    optimizer = _Adam(flat)
     tenth = max(1, steps // 10)
     late: list[Tensor] = []
     for i in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 + math.cos(math.pi * i / steps)) / 2
         pyro.set_rng_seed(seed_of(posterior.seed, block.number, _TRAIN, i))
         with torch.enable_grad():
             objective, elbo = _objective(posterior, block, sites, leaves, particles)
             gradients = torch.autograd.grad(objective, flat, allow_unused=True)
-        for u, gradient in zip(flat, gradients, strict=True):
-            # a draw off the support of the prior tells no direction
-            u.grad = None if gradient is None else -gradient.nan_to_num(0.0, 0.0, 0.0)
-        optimizer.step()
+        optimizer.ascend(gradients, lr * (1 + math.cos(math.pi * i / steps)) / 2)
         if i >= steps - 2 * tenth:
             late.append(elbo)
         bar.update()
     drift = torch.stack(late[-tenth:]).mean(0) - torch.stack(late[:tenth]).mean(0)
     return {n: {p: u.detach() for p, u in own.items()} for n, own in leaves.items()}, drift
+
+
+class _Adam:
+    """Adam, element by element, so that no datum's steps depend on another's.
+
+    torch's own imports its compiler at the first step, which takes seconds.
+    """
+
+    def __init__(self, leaves: list[Tensor]) -> None:
+        self.leaves, self.count = leaves, 0
+        self.first = [torch.zeros_like(u) for u in leaves]
+        self.second = [torch.zeros_like(u) for u in leaves]
+
+    def ascend(self, gradients: Sequence[Tensor | None], lr: float) -> None:
+        self.count += 1
+        for u, gradient, m, v in zip(self.leaves, gradients, self.first, self.second, strict=True):
+            if gradient is None:
+                continue
+            # a draw off the support of the prior tells no direction
+            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+            m.lerp_(gradient, 0.1)
+            v.lerp_(gradient.square(), 0.001)
+            mean = m / (1 - 0.9**self.count)
+            size = (v / (1 - 0.999**self.count)).sqrt()
+            u.add_(mean / (size + 1e-8), alpha=lr)
 
 
 def _objective(

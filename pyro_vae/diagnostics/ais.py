@@ -17,16 +17,58 @@ from torch import Tensor
 from pyro_vae.diagnostics.annealing import Annealer, Ladder, Run
 from pyro_vae.diagnostics.coordinates import Coordinates, moves_of
 from pyro_vae.diagnostics.posterior import Block, Posterior, few_rows, mean_over_data
-from pyro_vae.diagnostics.shelf import register
+from pyro_vae.diagnostics.shelf import Finding, register, step
 from pyro_vae.diagnostics.simulated import simulate
 from pyro_vae.diagnostics.weights import BLOCK_SIZE
 
+FEW_CHAINS, STUCK, WIDE = 0.25, 0.3, 0.1
+"""Relative ESS of chains and share of moves accepted below which, and nats of a sandwich above
+which more temperatures are advised."""
+
+
+def _told(table: xr.Dataset, name: str) -> str:
+    attrs = table.attrs
+    return f"{attrs[f'{name}_mean']:.3f} +- {attrs[f'{name}_mean_std_error']:.3f}"
+
+
+def _judge(table: xr.Dataset) -> list[Finding]:
+    chains = table.attrs["num_chains"]
+    ess = float(table.ais_relative_ess.median())
+    lowest = float(table.ais_lowest_acceptance.median())
+    numbers = (
+        f"log p(x) is {_told(table, 'ais_log_px')} nats a datum by annealed importance sampling "
+        f"(at half of the data the {chains} chains are worth {chains * ess:.1f} or fewer)"
+    )
+    advice = "ais(..., num_steps=200); bdmc says how far from log p(x) such chains are."
+    if ess < FEW_CHAINS or lowest < STUCK:
+        return [Finding("care", f"{numbers}, with a long way to go: take it for a bound.", advice)]
+    return [Finding("good", f"{numbers}.")]
+
+
+def _judge_sandwich(table: xr.Dataset) -> list[Finding]:
+    gap, error = table.attrs["bdmc_gap_mean"], table.attrs["bdmc_gap_mean_std_error"]
+    numbers = (
+        f"on simulated data log p(x) lies between {_told(table, 'bdmc_lower')} and "
+        f"{_told(table, 'bdmc_upper')} nats, {_told(table, 'bdmc_gap')} apart"
+    )
+    if not gap > -5 * error:
+        advice = (
+            "do guide and model see the same arguments? Is the model a program of chance alone?"
+        )
+        return [Finding("bad", f"the sandwich is upside down: {numbers}.", advice)]
+    if gap - 2 * error > WIDE:
+        advice = f"bdmc(..., num_steps={4 * table.attrs['num_steps']}), and ais with as many."
+        return [Finding("care", f"{numbers}.", advice)]
+    return [Finding("good", f"{numbers}.")]
+
 
 @register
+@step(order=65, judge=_judge, shows=("ais_log_px",), optional=True)
 def ais(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     *args: Any,
+    num_samples: int = 64,
     num_chains: int = 16,
     num_steps: int = 50,
     leapfrog: int = 5,
@@ -55,6 +97,8 @@ def ais(
         model: A Pyro model with a plate over data, called as `model(*args, **kwargs)`.
         guide: Its guide.
         *args: Positional arguments of both, the data first.
+        num_samples: The number of draws of the guide by whose standard deviation moves are scaled,
+            coordinate by coordinate.
         num_chains: K, the number of chains for each datum.
         num_steps: T, the number of temperatures. The cost is that of 2 T leapfrog K gradients of
             model and guide for each datum.
@@ -107,7 +151,7 @@ def ais(
         guide,
         *args,
         what="annealing",
-        num_samples=num_chains,
+        num_samples=num_samples,
         seed=seed,
         plate=plate,
         batch_size=batch_size,
@@ -127,10 +171,12 @@ def ais(
 
 
 @register
+@step(order=66, judge=_judge_sandwich, optional=True)
 def bdmc(
     model: Callable[..., Any],
     guide: Callable[..., Any],
     *args: Any,
+    num_samples: int = 64,
     num_chains: int = 16,
     num_steps: int = 50,
     leapfrog: int = 5,
@@ -158,6 +204,7 @@ def bdmc(
         model: A Pyro model with a plate over data, called as `model(*args, **kwargs)`.
         guide: Its guide.
         *args: Positional arguments of both; as many data are simulated as are passed.
+        num_samples: As in `ais`.
         num_chains: As in `ais`.
         num_steps: As in `ais`.
         leapfrog: As in `ais`.
@@ -172,9 +219,9 @@ def bdmc(
         **kwargs: Keyword arguments of both.
 
     Returns:
-        By simulated datum, in nats: `bdmc_lower`, `bdmc_upper`, `bdmc_gap`, and the shares of
-        moves accepted in both directions. Attrs: the means of the three with their standard
-        errors over data.
+        With dim `simulated`, a datum each, in nats: `bdmc_lower`, `bdmc_upper`, `bdmc_gap`, and
+        the shares of moves accepted in both directions. Attrs: the means of the three with their
+        standard errors over data.
 
     Raises:
         ValueError: As `ais` does; if no argument is found that holds the data; if the model's
@@ -201,7 +248,7 @@ def bdmc(
     ladder.check()
     args, kwargs, _ = few_rows(args, kwargs, max_data, seed)
     options = {
-        "num_samples": num_chains,
+        "num_samples": num_samples,
         "seed": seed,
         "plate": plate,
         "batch_size": batch_size,
@@ -226,7 +273,7 @@ def bdmc(
             lower = annealer.forward(sizes, bar.update)
             upper = annealer.backward(simulated.draws[block.number], sizes, bar.update)
             parts.append(_sandwich(lower, upper))
-    table = _table(parts, None).assign_attrs(_attrs(posterior, ladder, moves))
+    table = _table(parts, None, "simulated").assign_attrs(_attrs(posterior, ladder, moves))
     for name in ("bdmc_lower", "bdmc_upper", "bdmc_gap"):
         mean, error = mean_over_data(table[name].values)
         table = table.assign_attrs({f"{name}_mean": mean, f"{name}_mean_std_error": error})
@@ -281,18 +328,21 @@ def _sandwich(lower: Run, upper: Run) -> dict[str, Tensor]:
     }
 
 
-def _table(parts: list[dict[str, Tensor]], rows: np.ndarray | None) -> xr.Dataset:
+def _table(
+    parts: list[dict[str, Tensor]], rows: np.ndarray | None, dim: str = "data"
+) -> xr.Dataset:
     columns = {n: torch.cat([p[n] for p in parts]).cpu().numpy() for n in parts[0]}
     size = len(next(iter(columns.values())))
     return xr.Dataset(
-        {n: ("data", column) for n, column in columns.items()},
-        coords={"data": np.arange(size) if rows is None else rows},
+        {n: (dim, column) for n, column in columns.items()},
+        coords={dim: np.arange(size) if rows is None else rows},
     )
 
 
 def _attrs(posterior: Posterior, ladder: Ladder, moves: dict[str, str]) -> dict[str, Any]:
     return {
         **posterior.attrs,
+        "num_samples": posterior.stream.num_samples,
         **ladder._asdict(),
         "temperatures": "even, from the guide to the posterior",
         "moves": [f"{site}: {move}" for site, move in moves.items()],

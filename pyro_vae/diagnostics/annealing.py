@@ -28,7 +28,7 @@ from pyro_vae.diagnostics.posterior import Block, Posterior, Scored, Values, see
 ACCEPTANCE = 0.75
 """What step sizes aim at."""
 
-_SCALE_DRAWS, _WARM_UP, _RATE = 64, 10, 0.5
+_WARM_UP, _RATE = 10, 0.5
 # which stream of random numbers is for what
 _SCALE, _PILOT, _CHAINS, _PROPOSALS, _START = range(1, 6)
 
@@ -119,7 +119,7 @@ class Annealer:
     def _scale(self) -> Values:
         """The standard deviation of the guide's draws, coordinate by coordinate."""
         pyro.set_rng_seed(seed_of(*self._where(_SCALE)))
-        drawn = self.posterior.draw(self.batch, _SCALE_DRAWS)
+        drawn = self.posterior.draw(self.batch, max(2, self.posterior.stream.num_samples))
         free = self.coordinates.free(drawn)
         return {n: u.std(0).clamp_min(1e-8) for n, u in free.items()}
 

@@ -22,15 +22,52 @@ from torch import Tensor
 
 from pyro_vae.diagnostics.coordinates import HMC, moves_of
 from pyro_vae.diagnostics.posterior import Block, Posterior, Values, few_rows, seed_of
-from pyro_vae.diagnostics.shelf import NotApplicable, register
+from pyro_vae.diagnostics.shelf import Finding, NotApplicable, register, step
 
 R_HAT = 1.05
 """Above it chains have not mixed, and nothing is to be compared with them."""
 
+SHIFT = 0.25
+"""How far a mean, in sd, or a ratio of sds may be off."""
+
 _GUIDE, _CHAIN = 31, 32
 
 
+def _judge(table: xr.Dataset) -> list[Finding]:
+    believed = table.isel(data=np.flatnonzero(table.nuts_believed.values))
+    count = table.sizes["data"]
+    findings = []
+    if believed.sizes["data"] < count:
+        text = (
+            f"the chains of {count - believed.sizes['data']} of {count} data did not mix or "
+            "diverged, and say nothing."
+        )
+        findings.append(Finding("care", text, "nuts_check(..., warmup=1000)."))
+    if not believed.sizes["data"]:
+        return findings
+    shift, error = _worst(believed.mean_shift, believed.mean_shift_std_error, 0.0)
+    ratio, ratio_error = _worst(believed.sd_ratio, believed.sd_ratio_std_error, 1.0)
+    numbers = (
+        f"against NUTS on {believed.sizes['data']} data the guide's means are off by "
+        f"{shift:+.2f} +- {error:.2f} sd at worst, and its sds are {ratio:.2f} +- "
+        f"{ratio_error:.2f} of the posterior's"
+    )
+    if abs(shift) - 3 * error > SHIFT or abs(ratio - 1) - 3 * ratio_error > SHIFT:
+        advice = (
+            "a richer guide (fam.FullNormal, a flow); gaps tells whether the encoder is at fault."
+        )
+        return [*findings, Finding("care", f"{numbers}.", advice)]
+    return [*findings, Finding("good", f"{numbers}.")]
+
+
+def _worst(values: xr.DataArray, errors: xr.DataArray, target: float) -> tuple[float, float]:
+    away = np.abs(values.values - target)
+    at = np.unravel_index(np.nanargmax(away), away.shape)
+    return float(values.values[at]), float(errors.values[at])
+
+
 @register
+@step(order=67, judge=_judge, optional=True)
 def nuts_check(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -43,6 +80,7 @@ def nuts_check(
     seed: int = 0,
     plate: str | None = None,
     batch_size: int | None = None,
+    block_size: int | None = None,
     progress: bool = True,
     **kwargs: Any,
 ) -> xr.Dataset:
@@ -69,6 +107,7 @@ def nuts_check(
         plate: The name of the data plate; by default it is found.
         batch_size: On how many (draw, datum) pairs programs are run at once; draws do not depend
             on it.
+        block_size: Not used: chains are those of one datum.
         progress: Whether to show a bar for what takes over 2 s.
         **kwargs: Keyword arguments of both.
 
@@ -118,6 +157,8 @@ def nuts_check(
         progress=progress,
         **kwargs,
     )
+    if not posterior.stream.data.size:
+        raise NotApplicable("NUTS runs on one datum at a time: pass the data as an argument.")
     found: list[_Compared] = []
     names: list[str] = []
     for block, bar in posterior.blocks(num_chains):
@@ -206,14 +247,16 @@ def _names(posterior: Posterior, values: Values) -> Iterator[str]:
 
 def _table(found: list[_Compared], names: list[str], rows: np.ndarray | None) -> xr.Dataset:
     columns = [_columns(c) for c in found]
+    chains = torch.stack([c.chains for c in found], 2).numpy()
     table = xr.Dataset(
         {n: (("data", "latent"), np.stack([c[n] for c in columns])) for n in columns[0]},
         coords={
             "data": np.arange(len(found)) if rows is None else rows,
             "latent": names,
+            "chain": np.arange(chains.shape[0]),
+            "draw": np.arange(chains.shape[1]),
         },
     )
-    chains = torch.stack([c.chains for c in found], 2).numpy()
     divergences = np.array([c.divergences for c in found])
     mixed = (table.nuts_r_hat.values < R_HAT).all(1)
     return table.assign(

@@ -193,7 +193,8 @@ class Posterior:
     ) -> Iterator[tuple[Batch, Values, tuple[slice, slice]]]:
         """Cut (draw, datum) pairs into pieces."""
         size, most = batch.data.size, self.stream.batch_size
-        width = min(size, most)
+        # data that no argument holds cannot be cut
+        width = min(size, most) if self.stream.data.size else size
         step = max(1, most // width)
         for left in range(0, size, width):
             columns = slice(left, min(left + width, size))

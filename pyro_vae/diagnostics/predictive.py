@@ -109,10 +109,11 @@ def _judge(table: xr.Dataset, prefix: str, what: str, advice: str) -> list[Findi
     z = table[f"{prefix}_z"].stack(case=[...])
     known = z.dropna("case")
     if not known.size:
-        return [Finding("care", f"no statistic of {what} varies, so none can be compared.")]
+        text = f"no statistic of {what} varies, so none can be compared."
+        return [Finding("care", text, "more replicates, or statistics of your own.")]
     worst = known.isel(case=int(abs(known).argmax("case")))
-    site, name, over = (str(worst[c].item()) for c in ("site", "statistic", "over"))
-    case = {"site": site, "statistic": name, "over": over}
+    site, name, over = (str(worst[c].item()) for c in ("observed_site", "statistic", "over"))
+    case = {"observed_site": site, "statistic": name, "over": over}
     shift = float(table[f"{prefix}_shift"].sel(case))
     error = float(table[f"{prefix}_z_std_error"].sel(case))
     numbers = (
@@ -143,7 +144,7 @@ def prior_predictive_check(
     progress: bool = True,
     **kwargs: Any,
 ) -> xr.Dataset:
-    r"""Prior-predictive check: are the data, better held-out ones, like data of the model?
+    r"""Prior-predictive check: whether data, better held-out ones, are like the model's own.
 
         x~_r = data as many as there are, z_n ~ p(z), x~_rn ~ p(x | z_n),   r = 1 ... R
         T(x) = mean (or sd) over n of t(x_n)
@@ -171,7 +172,7 @@ def prior_predictive_check(
             replicates what the program put there.
 
     Returns:
-        With dims (site, statistic, over), `over` being the mean and the sd over data:
+        With dims (observed_site, statistic, over), `over` being the mean and the sd over data:
         `prior_predictive_observed`; `prior_predictive_replicated`, with dim `replicate` too, and
         its `_replicated_mean` and `_replicated_sd`; `prior_predictive_p` (ties count half, never 0
         or 1) and `prior_predictive_z`, each with a Monte Carlo `_std_error`; and
@@ -197,7 +198,7 @@ def prior_predictive_check(
         ...         pyro.sample("z", dist.Normal(x, 0.1))
         >>> x = 2 * torch.randn(200, generator=torch.Generator().manual_seed(0))
         >>> found = prior_predictive_check(model, guide, x, statistics=["mean"])
-        >>> z = found.prior_predictive_z.sel(site="x", statistic="mean")
+        >>> z = found.prior_predictive_z.sel(observed_site="x", statistic="mean")
         >>> abs(z.sel(over="mean").item()) < 5, z.sel(over="sd").item() > 5  # the prior is narrow
         (True, True)
     """
@@ -224,7 +225,7 @@ def reconstruction_check(
     progress: bool = True,
     **kwargs: Any,
 ) -> xr.Dataset:
-    """Reconstruction check: are the data like their own reconstructions? Blind to the prior.
+    """Reconstruction check: whether data are like their reconstructions; blind to the prior.
 
         x~_rn ~ p(x | z_rn),   z_rn ~ q(z | x_n),   r = 1 ... R
 
@@ -465,7 +466,7 @@ def _compared(
         between = mean[..., 1:]  # the sd over data
         shift = np.where(between > 0, (real - mean) / between, np.nan)
     z[(spread == 0) & np.isclose(real, mean, rtol=1e-9)] = np.nan
-    dims = ("site", "statistic", "over")
+    dims = ("observed_site", "statistic", "over")
     columns = {
         "observed": real,
         "replicated_mean": mean,
@@ -480,7 +481,7 @@ def _compared(
         {f"{prefix}_{n}": (dims, column) for n, column in columns.items()}
         | {f"{prefix}_replicated": ((*dims, "replicate"), made)},
         coords={
-            "site": sites,
+            "observed_site": sites,
             "statistic": names,
             "over": list(OVER),
             "replicate": np.arange(count),

@@ -8,12 +8,7 @@ from pyro_vae.diagnostics.gaps import gaps
 from pyro_vae.diagnostics.iwae import iwae
 from pyro_vae.diagnostics.nuts_check import nuts_check
 from pyro_vae.diagnostics.pareto_k import pareto_k, threshold
-from pyro_vae.diagnostics.predictive import (
-    STATISTICS,
-    prior_predictive_check,
-    reconstruction_check,
-    statistic,
-)
+from pyro_vae.diagnostics.predictive import prior_predictive_check, reconstruction_check
 from pyro_vae.diagnostics.shelf import (
     DIAGNOSTICS,
     DiagnosticWarning,
@@ -25,6 +20,7 @@ from pyro_vae.diagnostics.shelf import (
     step,
     summarised,
 )
+from pyro_vae.diagnostics.statistics import STATISTICS, statistic
 from pyro_vae.diagnostics.weights import Stream, log_weights
 
 __all__ = [

@@ -32,11 +32,13 @@ class Coordinates(NamedTuple):
         posterior: The densities.
         batch: The data.
         transforms: By site that has them, the bijection from real numbers to values.
+        supports: By site, where its values lie.
     """
 
     posterior: Posterior
     batch: Batch
     transforms: dict[str, Transform]
+    supports: dict[str, Any]
 
     @classmethod
     def of(cls, posterior: Posterior, batch: Batch, nodes: dict[str, Any]) -> Coordinates:
@@ -53,6 +55,7 @@ class Coordinates(NamedTuple):
             posterior,
             batch,
             {n: biject_to(s) for n, s in supports.items() if moves[n] == HMC},
+            supports,
         )
 
     @property
@@ -68,10 +71,10 @@ class Coordinates(NamedTuple):
         """
         found = {}
         for name, transform in self.transforms.items():
-            if not inside(transform.codomain, values[name]):  # type: ignore[arg-type]
+            if not inside(self.supports[name], values[name]):
                 raise ValueError(
                     f"site {name!r} has values outside the support that the guide states for it, "
-                    f"{transform.codomain}; does its support depend on another latent site, or "
+                    f"{self.supports[name]}; does its support depend on another latent site, or "
                     "is the prior's support wider than the guide's?"
                 )
             inverse: Any = transform.inv

@@ -7,10 +7,10 @@ what is on it: a prior that is wrong is never asked.
 
 from __future__ import annotations
 
-__all__ = ["STATISTICS", "prior_predictive_check", "reconstruction_check", "statistic"]
+__all__ = ["prior_predictive_check", "reconstruction_check"]
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -24,17 +24,8 @@ from torch import Tensor
 from pyro_vae.diagnostics.particles import Batch, SiteShape
 from pyro_vae.diagnostics.posterior import Block, Posterior, Values, seed_of
 from pyro_vae.diagnostics.shelf import Finding, register, step
+from pyro_vae.diagnostics.statistics import Statistic, Statistics, chosen
 from pyro_vae.diagnostics.weights import BLOCK_SIZE
-from pyro_vae.registry import Registry
-
-Statistic: TypeAlias = Callable[[Tensor], Tensor]
-Statistics: TypeAlias = Mapping[str, Statistic] | Sequence[str] | None
-
-STATISTICS: Registry[Statistic] = Registry("statistic")
-"""Test statistics by name: from data of shape (M, *event) to one number for each, (M,)."""
-
-statistic = STATISTICS.register
-"""Register a test statistic, which then every check uses: `@statistic`."""
 
 OVER = ("mean", "sd")
 """How the numbers of single data are made one of all data."""
@@ -43,49 +34,6 @@ LIMIT = 3.0
 """|z| from which on a misfit is told."""
 
 _REAL, _MADE = 21, 22
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(len(x), -1).double()
-
-
-@statistic
-def mean(x: Tensor) -> Tensor:
-    """The mean over the elements of a datum."""
-    return _flat(x).mean(1)
-
-
-@statistic
-def sd(x: Tensor) -> Tensor:
-    """The standard deviation over the elements of a datum; 0 for a single one."""
-    return _flat(x).std(1, correction=0)
-
-
-@statistic
-def minimum(x: Tensor) -> Tensor:
-    """The smallest element of a datum."""
-    return _flat(x).min(1).values
-
-
-@statistic
-def maximum(x: Tensor) -> Tensor:
-    """The largest element of a datum."""
-    return _flat(x).max(1).values
-
-
-@statistic
-def sparsity(x: Tensor) -> Tensor:
-    """The share of elements of a datum that are 0."""
-    return (_flat(x) == 0).double().mean(1)
-
-
-@statistic
-def roughness(x: Tensor) -> Tensor:
-    """The mean squared difference of neighbours along the last dimension of an event."""
-    x = x.double() if x.dim() > 1 else x.double()[:, None]
-    if x.shape[-1] < 2:
-        return x.new_zeros(len(x))
-    return x.diff(dim=-1).square().reshape(len(x), -1).mean(1)
 
 
 # ------------------------------------------------------------------------------------ judging
@@ -336,7 +284,7 @@ class _Tally:
 def _check(
     posterior: Posterior, prefix: str, statistics: Statistics, *, reconstruct: bool
 ) -> xr.Dataset:
-    chosen = _chosen(statistics)
+    functions = chosen(statistics)
     replicates = posterior.stream.num_samples
     observed: dict[tuple[str, str], _Tally] = {}
     replicated: dict[tuple[str, str], _Tally] = {}
@@ -344,27 +292,19 @@ def _check(
         with posterior.aside():
             real = _observed(posterior, block)
             for site, shown in real.items():
-                for name, t in chosen.items():
+                for name, t in functions.items():
                     tally = observed.setdefault((site, name), _Tally(1))
                     tally.add(0, _by_datum(t, name, shown.value[None], shown.dim))
             for first, made in _replicates(posterior, block, real, reconstruct):
                 for site, shown in real.items():
                     value = shown.filled(made[site])
-                    for name, t in chosen.items():
+                    for name, t in functions.items():
                         tally = replicated.setdefault((site, name), _Tally(replicates))
                         tally.add(first, _by_datum(t, name, value, shown.dim))
                 bar.update(len(next(iter(made.values()))))
-    return _compared(prefix, list(chosen), observed, replicated).assign_attrs(
+    return _compared(prefix, list(functions), observed, replicated).assign_attrs(
         posterior.attrs, num_samples=replicates
     )
-
-
-def _chosen(statistics: Statistics) -> dict[str, Statistic]:
-    if statistics is None:
-        return dict(STATISTICS.items())
-    if isinstance(statistics, Mapping):
-        return dict(statistics)
-    return {name: STATISTICS[name] for name in statistics}
 
 
 class _Shown(NamedTuple):

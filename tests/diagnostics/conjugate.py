@@ -34,14 +34,15 @@ class Conjugate(NamedTuple):
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.q(x))
 
+    def posterior_guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+
     def log_marginal(self, x):
         """By Bayes' rule, at any z."""
         z = self.posterior(x).sample()
         prior = self.prior().log_prob(z) + self.likelihood(z).log_prob(x)
         return prior - self.posterior(x).log_prob(z)
-
-    def kl_to_posterior(self, x):
-        return torch.distributions.kl_divergence(self.q(x), self.posterior(x))
 
     def data(self, count, seed=5):
         with torch.random.fork_rng(devices=[]):

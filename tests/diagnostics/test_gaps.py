@@ -83,14 +83,14 @@ def test_the_family_of_every_space_reaches_its_posterior(case):
 
 def test_errors_are_those_of_repetition():
     x = data(20)
-    options = {"num_samples": 200, "progress": False, "refine_steps": 3}
-    runs = [gaps(model, NARROW, x, seed=s, **options) for s in range(25)]
-    for name in ("amortisation_gap", "approximation_gap", "refined_log_px"):
+    # nothing is learnt, so that all runs estimate one number
+    options = {"num_samples": 200, "progress": False, "refine_steps": 1, "lr": 1e-12}
+    runs = [gaps(model, MEAN_FIELD, x, seed=s, **options) for s in range(25)]
+    for name in ("approximation_gap", "refined_elbo", "refined_log_px"):
         spread = np.std([r[name] for r in runs], axis=0, ddof=1)
         stated = np.mean([r[f"{name}_std_error"] for r in runs], axis=0)
-        ratio = float(np.mean(spread / stated))
-        # the three steps differ between seeds, which adds a little
-        assert abs(ratio - 1) < 5 / np.sqrt(2 * 24 * 20) + 0.15
+        # the mean over 20 data of the ratio has a standard deviation of 1 / sqrt(2 * 24 * 20)
+        assert abs(float(np.mean(spread / stated)) - 1) < 5 / np.sqrt(2 * 24 * 20) + 0.02
 
 
 def test_log_px_may_come_from_chains():
@@ -105,7 +105,7 @@ def test_log_px_may_come_from_chains():
 
 def test_blocks_make_no_difference_but_for_their_draws():
     x = data(30)
-    found = gaps(model, NARROW, x, block_size=7, max_data=None, **QUICK)
+    found = gaps(model, NARROW, x, block_size=16, max_data=None, **QUICK)
     lost = (MEAN_FIELD.elbo(x) - NARROW.elbo(x)).numpy()
     assert agree(found.amortisation_gap, lost, found.amortisation_gap_std_error)
 
@@ -184,8 +184,8 @@ def test_what_cannot_be_freed_is_refused_by_name():
         FreeFamily.of(dist.TransformedDistribution(base, [Flow()]), "z")
     with pytest.raises(ValueError, match="Delta, .* parameter|Delta, has no parameter"):
         FreeFamily.of(dist.Delta(torch.zeros(5)), "z", frozenset({"v", "log_density"}))
-    with pytest.raises(ValueError, match="logits at the edge of where it may lie"):
-        FreeFamily.of(dist.Bernoulli(torch.tensor([0.0, 1.0])), "z")
+    with pytest.raises(ValueError, match="scale at the edge of where it may lie"):
+        FreeFamily.of(dist.Normal(torch.zeros(5), torch.zeros(5), validate_args=False), "z")
     odd = Odd(torch.zeros(5), torch.ones(5))
     odd.secret = 1.0
     with pytest.raises(ValueError, match="another density when it is built again"):

@@ -15,7 +15,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.diagnostics.annealing import Annealer, Ladder, Run
-from pyro_vae.diagnostics.coordinates import Coordinates, moves_of
+from pyro_vae.diagnostics.coordinates import Coordinates, moves_of, stated
 from pyro_vae.diagnostics.posterior import Block, Posterior, few_rows, mean_over_data
 from pyro_vae.diagnostics.shelf import Finding, register, step
 from pyro_vae.diagnostics.simulated import simulate
@@ -283,13 +283,20 @@ def bdmc(
 def _annealer(
     posterior: Posterior, block: Block, ladder: Ladder
 ) -> tuple[Annealer, dict[str, str]]:
-    data = block.batch.data
-    trace = poutine.trace(posterior.stream.guide).get_trace(*data.args, **data.kwargs)
-    nodes: dict[str, Any] = dict(trace.nodes)
+    sites = list(block.batch.sites)
+    nodes = _nodes(posterior.stream.guide, block)
+    silent = [n for n in sites if not stated(nodes[n]["fn"])]
+    if silent:
+        # a flow need not state its support; it should be the prior's
+        prior = _nodes(posterior.stream.model, block)
+        nodes |= {n: prior[n] for n in silent}
     coordinates = Coordinates.of(posterior, block.batch, nodes)
-    return Annealer(posterior, block, coordinates, ladder), moves_of(
-        nodes, list(block.batch.sites)
-    )
+    return Annealer(posterior, block, coordinates, ladder), moves_of(nodes, sites)
+
+
+def _nodes(program: Callable[..., Any], block: Block) -> dict[str, Any]:
+    data = block.batch.data
+    return dict(poutine.trace(program).get_trace(*data.args, **data.kwargs).nodes)
 
 
 def _log_mean(log_weight: Tensor) -> Tensor:

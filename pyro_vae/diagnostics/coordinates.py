@@ -8,7 +8,7 @@ it), so there a chain proposes fresh draws of the guide instead: independence Me
 
 from __future__ import annotations
 
-__all__ = ["Coordinates", "moves_of"]
+__all__ = ["Coordinates", "moves_of", "stated"]
 
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ class Coordinates(NamedTuple):
         Arguments:
             posterior: The densities.
             batch: The data.
-            nodes: A trace of the guide on them.
+            nodes: By site, whatever states a support: the guide, or else the model.
         """
         supports = {n: nodes[n]["fn"].support for n in batch.sites}
         moves = moves_of(nodes, list(batch.sites))
@@ -112,11 +112,19 @@ class Coordinates(NamedTuple):
         return dict(zip(leaves, found, strict=True))
 
 
+def stated(fn: Any) -> bool:
+    """Whether a distribution says where its values lie, which it need not."""
+    try:
+        return fn.support is not None
+    except NotImplementedError:
+        return False
+
+
 def moves_of(nodes: dict[str, Any], names: list[str]) -> dict[str, str]:
     """How a chain moves at each site: by HMC or by independence Metropolis.
 
     Arguments:
-        nodes: A trace of the guide.
+        nodes: By site, whatever states a support.
         names: The sites.
     """
     return {n: _move(nodes[n]["fn"]) for n in names}

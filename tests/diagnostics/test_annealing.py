@@ -238,6 +238,23 @@ def test_numbers_are_positive(option):
         ais(model, MEAN_FIELD, data(5), **{option: 0}, **QUIET)
 
 
+def test_a_guide_that_states_no_support_is_taken_to_have_the_priors():
+    class Silent(dist.Normal):
+        @property
+        def support(self):
+            raise NotImplementedError
+
+    def silent_guide(x):
+        with pyro.plate("data", len(x)):
+            scale = MEAN_FIELD.covariance.diagonal().sqrt()
+            pyro.sample("z", Silent(ORACLE.mean(x), scale, validate_args=False).to_event(1))
+
+    options = {"num_steps": 3, "leapfrog": 2, **QUIET}
+    found = ais(model, silent_guide, data(5), **options)
+    same = ais(model, MEAN_FIELD, data(5), **options)
+    np.testing.assert_allclose(found.ais_log_px, same.ais_log_px)
+
+
 def test_a_prior_that_is_wider_than_the_guide_is_told():
     def wide_model(x):
         with pyro.plate("data", len(x)):

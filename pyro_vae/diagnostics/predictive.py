@@ -66,16 +66,17 @@ def _judge(table: xr.Dataset, prefix: str, what: str, advice: str) -> list[Findi
     shift = float(table[f"{prefix}_shift"].sel(case))
     error = float(table[f"{prefix}_z_std_error"].sel(case))
     numbers = (
-        f"the worst of {known.size} statistics, the {over} over data of {name!r} at site "
+        f"the worst of them, the {over} over data of {name!r} at site "
         f"{site!r}, is {shift:+.2f} sd off (z = {float(worst):.1f} +- {error:.1f})"
     )
     # as improbable as one beyond the limit would be alone
     limit = float(norm.isf(norm.sf(LIMIT) / known.size))
     beyond = int((abs(known) > limit).sum())
     if not beyond:
-        return [Finding("good", f"{what} look like the data: {numbers}.")]
+        text = f"{what} look like the data in {known.size} statistics: {numbers}."
+        return [Finding("good", text)]
     # a model that fits badly is no reason to distrust its guide
-    text = f"{what} differ from the data in {beyond} statistics; {numbers}."
+    text = f"{what} differ from the data in {beyond} of {known.size} statistics: {numbers}."
     return [Finding("care", text, advice)]
 
 

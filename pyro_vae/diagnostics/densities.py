@@ -74,9 +74,12 @@ def bernoulli_log_density(logits: Tensor, value: Tensor, dims: int) -> Tensor | 
 
     Returns:
         The sums in float64, or None where this way is not open: if a value is neither 0 nor 1,
-        or a product too small (or NaN).
+        or wants a gradient (that of the sum of terms is another), or a product is too small (or
+        NaN).
     """
-    if value.dtype != logits.dtype or not bool(((value == 0) | (value == 1)).all()):
+    if value.requires_grad or value.dtype != logits.dtype:
+        return None
+    if not bool(((value == 0) | (value == 1)).all()):
         return None
     right = torch.mul(logits, 2 * value - 1).sigmoid_().flatten(-dims)
     count = right.shape[-1]
@@ -86,4 +89,5 @@ def bernoulli_log_density(logits: Tensor, value: Tensor, dims: int) -> Tensor | 
     product = torch.cat(products, -1) if len(products) > 1 else products[0]
     if not bool(product.min() > _SMALLEST):
         return None
-    return product.log_().sum(-1, dtype=torch.float64)
+    # not in place: the gradient of the product needs it
+    return product.log().sum(-1, dtype=torch.float64)

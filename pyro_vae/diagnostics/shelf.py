@@ -88,19 +88,26 @@ class Step:
         judge: From the diagnostic's own Dataset to findings.
         gated: Whether it is left out once a finding has closed the gate.
         shows: The variables by datum that go into the table which `diagnose` prints.
+        optional: Whether it is run only if it is named, since it is expensive.
     """
 
     order: int
     judge: Judge
     gated: bool = False
     shows: tuple[str, ...] = ()
+    optional: bool = False
 
 
 Function = TypeVar("Function", bound=Callable[..., xr.Dataset])
 
 
 def step(
-    order: int, judge: Judge, *, gated: bool = False, shows: Sequence[str] = ()
+    order: int,
+    judge: Judge,
+    *,
+    gated: bool = False,
+    shows: Sequence[str] = (),
+    optional: bool = False,
 ) -> Callable[[Function], Function]:
     """Let `diagnose` run a diagnostic: a decorator below `@register`.
 
@@ -109,10 +116,11 @@ def step(
         judge: As in `Step`.
         gated: As in `Step`.
         shows: As in `Step`.
+        optional: As in `Step`.
     """
 
     def decorate(function: Function) -> Function:
-        function.step = Step(order, judge, gated, tuple(shows))  # type: ignore[attr-defined]
+        function.step = Step(order, judge, gated, tuple(shows), optional)  # type: ignore[attr-defined]
         return function
 
     return decorate

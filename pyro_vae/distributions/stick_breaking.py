@@ -131,6 +131,11 @@ class GEM(InUnit, TorchDistribution):
         super().__init__(self.concentration.shape, torch.Size([parts]), validate_args)
 
     @property
+    def parts(self) -> int:
+        """K, the number of parts."""
+        return self.event_shape[0]
+
+    @property
     def mean(self) -> Tensor:
         """E x, of shape `(*batch_shape, K)`."""
         alpha = self.concentration.unsqueeze(-1).expand(*self.batch_shape, self.event_shape[0] - 1)

@@ -91,3 +91,14 @@ def test_accurate_sum(count):
     exact = values.double().sum(-1)
     torch.testing.assert_close(accurate_sum(values), exact, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(accurate_sum(values.double()), exact)
+
+
+def test_gradients_are_those_of_the_sum_of_terms():
+    logits = torch.randn(4, 70, dtype=torch.float64, requires_grad=True)
+    bits = (torch.rand(4, 70, dtype=torch.float64) < 0.5).double().requires_grad_()
+    fn = dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
+    for value, leaves in ((bits.detach(), [logits]), (bits, [logits, bits])):
+        found = torch.autograd.grad(log_density(fn, value).sum(), leaves, retain_graph=True)
+        right = torch.autograd.grad(fn.log_prob(value).sum(), leaves, retain_graph=True)
+        for a, b in zip(found, right, strict=True):
+            torch.testing.assert_close(a, b)

@@ -201,10 +201,12 @@ def main():
     if given.matrix:
         text = written(text, "matrix", matrix_tables(_found(given.matrix)))
     if given.speed:
-        from tests.benchmarks import elbo_speed
+        from tests.benchmarks import elbo_speed, noise_gain
         from tests.benchmarks.kl_speed import speed_table
 
         text = written(text, "kl-speed", speed_table())
+        text = written(text, "elbo-speed", elbo_speed.speed_table())
+        text = written(text, "noise-gain", noise_gain.gain_table())
     if given.spheres is not None:
         from tests.benchmarks import spheres_speed
 
@@ -213,7 +215,6 @@ def main():
         times = spheres_speed.measured(*spheres_speed.known_packages())
         tqdm.write(spheres_speed.speed_table(times))
         text = written(text, "spheres-speed", spheres_speed.short_table(times))
-        text = written(text, "elbo-speed", elbo_speed.speed_table())
     if given.diagnostics:
         from tests.benchmarks.who_catches_what import caught_table
 

@@ -51,7 +51,7 @@ def tidy(graph: GraphModule) -> GraphModule:
         >>> [n.name for n in tidy(traced).graph.nodes if n.op == "call_function"]
         ['add']
     """
-    for step in (_drop_idle, _fold, _drop_idle, _share, _drop_dead, _own_outputs):
+    for step in (_drop_idle, _fold, _drop_idle, _share, _narrow, _share, _drop_dead, _own_outputs):
         step(graph)
     graph.graph.lint()
     graph.recompile()
@@ -231,6 +231,43 @@ def _matters(node: Node, written: set[Node]) -> bool:
         if owner.op in ("get_attr", "placeholder") or len(owner.users) > 1:
             return True
     return False
+
+
+# -------------------------------------------------------------------------------------- narrowing
+def _narrow(graph: GraphModule) -> None:
+    """Compute on small tensors, then expand: log(expand(x)) = expand(log(x)), and the like."""
+    written = _written(graph.graph)
+    for node in list(graph.graph.nodes):
+        if not _is_plain(node, written) or not _is_pointwise(node):
+            continue
+        inputs = [n for n in node.all_input_nodes if _numel(n) is not None]
+        if not inputs or any(n.target is not aten.expand.default for n in inputs):
+            continue
+        bases = {n: n.args[0] for n in inputs}
+        shape = torch.broadcast_shapes(*(value_of(b).shape for b in bases.values()))
+        if len(inputs) != len(node.all_input_nodes) or shape.numel() >= (_numel(node) or 0):
+            continue
+        with graph.graph.inserting_before(node):
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n: bases[n])  # noqa: B023
+            small = graph.graph.call_function(node.target, args, kwargs)
+            wide = graph.graph.call_function(aten.expand.default, (small, list(_shape(node))))
+        small.meta["val"] = node.meta["val"].new_empty(shape)
+        wide.meta["val"] = small.meta["val"].expand(_shape(node))
+        node.replace_all_uses_with(wide)
+        graph.graph.erase_node(node)
+
+
+def _is_pointwise(node: Node) -> bool:
+    return torch.Tag.pointwise in getattr(node.target, "tags", ())
+
+
+def _shape(node: Node) -> torch.Size:
+    return value_of(node).shape
+
+
+def _numel(node: Node) -> int | None:
+    value = value_of(node)
+    return value.numel() if isinstance(value, Tensor) else None
 
 
 # -------------------------------------------------------------------------------------- folding

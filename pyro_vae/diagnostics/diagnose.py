@@ -175,7 +175,7 @@ def _together(
     findings: dict[str, list[Finding]],
     skipped: dict[str, str],
 ) -> xr.Dataset:
-    merged = xr.merge(tables, join="outer", compat="equals", combine_attrs="drop")
+    merged = xr.merge(tables, join="exact", compat="equals", combine_attrs="drop")
     for table in tables:
         merged.attrs.update(table.attrs)
     everything = [f for found in findings.values() for f in found]

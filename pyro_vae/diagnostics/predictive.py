@@ -125,7 +125,7 @@ def prior_predictive_check(
 
     Returns:
         With dims (observed_site, statistic, over), `over` being the mean and the sd over data:
-        `prior_predictive_observed`; `prior_predictive_replicated`, with dim `replicate` too, and
+        `prior_predictive_observed`; `prior_predictive_replicated`, with dim `predicted` too, and
         its `_replicated_mean` and `_replicated_sd`; `prior_predictive_p` (ties count half, never 0
         or 1) and `prior_predictive_z`, each with a Monte Carlo `_std_error`; and
         `prior_predictive_shift`. z is NaN where no replicate differs from another.
@@ -423,12 +423,12 @@ def _compared(
     }
     return xr.Dataset(
         {f"{prefix}_{n}": (dims, column) for n, column in columns.items()}
-        | {f"{prefix}_replicated": ((*dims, "replicate"), made)},
+        | {f"{prefix}_replicated": ((*dims, "predicted"), made)},
         coords={
             "observed_site": sites,
             "statistic": names,
             "over": list(OVER),
-            "replicate": np.arange(count),
+            "predicted": np.arange(count),
         },
         attrs={"replicated_sets": count},
     )

@@ -186,9 +186,9 @@ def test_exact_guide_passes_in_single_precision():
     [
         (NARROW, "bad", "heavy tails"),
         (SHUFFLED, "bad", "heavy tails"),
-        (WIDE, "care", "above the ELBO: so far is q"),
-        (BIASED, "care", "above the ELBO: so far is q"),
-        (PRIOR, "care", "above the ELBO: so far is q"),
+        (WIDE, "bad", "above the ELBO: so far is q"),
+        (BIASED, "bad", "above the ELBO: so far is q"),
+        (PRIOR, "bad", "above the ELBO: so far is q"),
     ],
     ids=["narrow", "shuffled", "wide", "biased", "prior"],
 )

@@ -213,24 +213,12 @@ def _frozen(value: Any) -> Any:
 
 
 def _drop_dead(graph: GraphModule) -> None:
-    written = _written(graph.graph)
     for node in reversed(list(graph.graph.nodes)):
         if node.users or node.op in ("placeholder", "output"):
             continue
-        if node.op == "get_attr" or (not is_random(node) and not writes(node)):
-            # nothing but a write keeps what is written into, and that is a user
+        # whoever looks at what is written into need not be a user of the write
+        if not is_random(node) and not writes(node):
             graph.graph.erase_node(node)
-        elif writes(node) and not is_random(node) and not _matters(node, written):
-            graph.graph.erase_node(node)
-
-
-def _matters(node: Node, written: set[Node]) -> bool:
-    """Whether somebody may look at what a node without users has written into."""
-    for target in writes(node):
-        owner = _owner(target)
-        if owner.op in ("get_attr", "placeholder") or len(owner.users) > 1:
-            return True
-    return False
 
 
 # -------------------------------------------------------------------------------------- narrowing

@@ -293,6 +293,19 @@ class CapturedELBO:
         self._graph(signature(args, kwargs), gradients=True)
 
     @property
+    def optimizer(self) -> Optimizer | PyroOptim | None:
+        """The optimizer of `step`; another may be put in its place at any time."""
+        return None if self.update is None else self.update.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer | PyroOptim) -> None:
+        update = Update(optimizer)
+        for kept in self._graphs:
+            if kept.replay.leaves:
+                update.check(kept.replay.leaves)
+        self.update = update
+
+    @property
     def graphs(self) -> list[GraphInfo]:
         """The graphs that are kept, the one longest unused first."""
         return [_info(kept) for kept in self._graphs]

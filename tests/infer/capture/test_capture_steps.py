@@ -71,6 +71,25 @@ def test_schedules_and_changed_settings_of_the_optimizer_are_heard():
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
+def test_another_optimizer_goes_on_where_the_first_ended():
+    vae, x = small_vae(), binary()
+    other = copy.deepcopy(vae)
+    torch.manual_seed(1)
+    for name in ("fused_adam", "sgd"):
+        by_hand(other, OPTIMIZERS[name](other.parameters()), Trace_ELBO(), x, 2)
+    first = OPTIMIZERS["fused_adam"](vae.parameters())
+    captured = capture(Trace_ELBO(), vae.model, vae.guide, x, optimizer=first)
+    torch.manual_seed(1)
+    for optimizer in (first, OPTIMIZERS["sgd"](vae.parameters())):
+        captured.optimizer = optimizer
+        for _ in range(2):
+            captured.step(x)
+    for p, q in zip(vae.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="holds none of the parameters"):
+        captured.optimizer = OPTIMIZERS["sgd"](other.parameters())
+
+
 def test_pyro_optimizers():
     vae, x = small_vae(name="mine"), binary()
     captured = capture(

@@ -37,6 +37,7 @@ from pyro_vae.infer.capturing.watch import Watch
 
 MOST = 8
 """How many graphs are kept."""
+HOLDS_ITS_NOISE = "the graph holds its noise itself: capture(..., noise='random')."
 
 
 class GraphInfo(NamedTuple):
@@ -215,6 +216,8 @@ class CapturedELBO:
         kept = self._graph(sign, gradients=True)
         if kept is None:
             return self._run_eager(args, kwargs)
+        if noise is not None and kept.replay.noise is None:
+            raise ValueError(HOLDS_ITS_NOISE)
         loss, holds, *gradients = kept.replay(sign.tensors, noise)
         self._settle(loss, holds, args, kwargs)
         if kept.replay.copies_outputs:
@@ -280,7 +283,7 @@ class CapturedELBO:
         """
         kept = self._graph(signature(args, kwargs), gradients=True)
         if kept is None or kept.replay.noise is None:
-            raise ValueError("the graph holds its noise itself: capture(..., noise='random').")
+            raise ValueError(HOLDS_ITS_NOISE)
         return kept.replay.noise()
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
@@ -315,8 +318,7 @@ class CapturedELBO:
         """The graph for a call, captured anew if there is none; None to run the program."""
         if self.eager_reason is not None:
             return None
-        key = (sign.key, settings(self.elbo), self._note_beta(), gradients)
-        kept = self._graphs.find(key)
+        kept = self._graphs.find(self._key(sign, gradients))
         if kept is not None:
             return kept
         try:
@@ -327,8 +329,12 @@ class CapturedELBO:
             self.eager_reason = str(error)
             warnings.warn(f"run as it is, without a graph: {error}", stacklevel=4)
             return None
-        self._graphs.add(key, kept, self._told(sign))
+        # only now: an ELBO may have found out how deep plates are nested
+        self._graphs.add(self._key(sign, gradients), kept, self._told(sign))
         return kept
+
+    def _key(self, sign: Signature, gradients: bool) -> Hashable:
+        return sign.key, settings(self.elbo), self._note_beta(), gradients
 
     def _capture(self, sign: Signature, gradients: bool) -> Kept:
         # what is kept of the arguments are their places, not the data

@@ -51,7 +51,7 @@ def same(elbo, model, guide, *args, parameters=None, **options):
 @pytest.mark.parametrize("way", [{}, {"num_particles": 3}, "vectorised"])
 def test_parameters_of_the_store_and_particles(elbo, way):
     if way == "vectorised":
-        way = {"num_particles": 5, "vectorize_particles": True, "max_plate_nesting": 1}
+        way = {"num_particles": 5, "vectorize_particles": True}  # nesting is found out
     same(elbo(**way), model, guide, X)
 
 

@@ -1,5 +1,7 @@
 """Every test starts from the same place, and must leave torch and Pyro as it found them."""
 
+import warnings
+
 import pyro
 import pytest
 import torch
@@ -32,3 +34,13 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def few_draws():
+    """For tests that look at other things than at how far numbers can be trusted."""
+    from pyro_vae.diagnostics import DiagnosticWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DiagnosticWarning)
+        yield

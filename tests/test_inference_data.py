@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 import sys
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
@@ -25,6 +26,7 @@ from pyro_vae.inference_data import to_datasets, wrap
 
 # so many standard errors: below 1e-8 for a normal one, whatever number of them is looked at here
 Z = 6.5
+pytestmark = pytest.mark.usefixtures("few_draws")
 NOISE = 0.5
 
 
@@ -50,7 +52,8 @@ def data(count=150):
 @pytest.fixture(scope="module")
 def stored():
     x, y = data()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", diagnostics.DiagnosticWarning)
         # two blocks, and replicates in several runs of at most 70 draws
         patch.setattr(stored_module, "_NUMBERS", 64 * 4 * 70)
         found = to_datasets(
@@ -562,6 +565,17 @@ def test_calibration_becomes_prior_sbc():
     assert set(found.data_vars) == {"z", "log_lik"}
     assert found["latent"].values.tolist() == ["a", "b"]
     assert (found.attrs["exact"], found.attrs["p"]) == (1, '{"z": 0.1}')
+
+
+def test_the_diagnostic_calibration_is_taken_as_it_is():
+    options = {"num_samples": 20, "progress": False}
+    table = diagnostics.calibration(linear, shifted, *data(5), replicates=30, **options)
+    found = to_datasets(linear, shifted, *data(5), num_samples=3, calibration=table)["prior_sbc"]
+    assert found.z.dims == ("chain", "draw", "latent")
+    np.testing.assert_array_equal(found.z[0], table.pit)
+    np.testing.assert_array_equal(found.hpd[0], table.pit_hpd)
+    assert set(found.data_vars) == {"z", "log_likelihood", "hpd"}
+    assert found.attrs["calibration_failure_probability"] == 1e-3
 
 
 @pytest.mark.parametrize("bad", [1.5, -0.1, math.nan])

@@ -14,6 +14,7 @@ from pyro_vae import families as fam
 from pyro_vae.inference_data import to_datasets, wrap
 
 ROWS, DRAWS = 9, 12
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 
 def pair(family, features=3, guide=None, **options):

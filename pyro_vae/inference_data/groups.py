@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_vae.diagnostics import pit_by_site
 from pyro_vae.inference_data.stored import Block, Stored
 from pyro_vae.inference_data.variables import (
     RESERVED,
@@ -257,11 +258,14 @@ def prior_sbc(calibration: xr.Dataset) -> xr.Dataset:
     """PIT values of simulated data as ArviZ's group `prior_sbc`: one chain, a draw a replicate.
 
     Arguments:
-        calibration: A Dataset with variables in [0, 1] with dims (replicate, ...).
+        calibration: What the diagnostic `calibration` returned, or a Dataset with variables in
+            [0, 1] with dims (replicate, ...).
 
     Raises:
         ValueError: If there is none, or a value lies outside [0, 1].
     """
+    if {"pit", "latent_site"} <= set(calibration.variables):
+        calibration = _by_site(calibration)
     names = [n for n, v in calibration.data_vars.items() if "replicate" in v.dims]
     if not names:
         raise ValueError(
@@ -281,3 +285,13 @@ def prior_sbc(calibration: xr.Dataset) -> xr.Dataset:
     coords = {d: np.arange(n) for d, n in table.sizes.items() if d not in table.coords}
     attrs = {"sample_dims": list(SAMPLE), "sampled_from": "guide on data from the model"}
     return table.assign_coords(coords).assign_attrs(attrs)
+
+
+def _by_site(table: xr.Dataset) -> xr.Dataset:
+    """The PIT values of the diagnostic, a variable for each site, without what is not known."""
+    found = pit_by_site(table)
+    sites = [name for name, values in found.items() if "latent" in values.dims]
+    if len(sites) > 1:  # coordinates of different sites are different ones
+        found |= {name: found[name].rename(latent=f"latent_{name}") for name in sites}
+    known = {name: values for name, values in found.items() if values.notnull().all()}
+    return xr.Dataset(known, attrs=table.attrs)

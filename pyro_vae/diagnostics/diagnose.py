@@ -175,7 +175,7 @@ def _together(
     findings: dict[str, list[Finding]],
     skipped: dict[str, str],
 ) -> xr.Dataset:
-    merged = xr.merge(tables, join="exact", compat="equals", combine_attrs="drop")
+    merged = xr.merge(_padded(tables), join="exact", compat="equals", combine_attrs="drop")
     for table in tables:
         merged.attrs.update(table.attrs)
     everything = [f for found in findings.values() for f in found]
@@ -187,6 +187,18 @@ def _together(
         findings=json.dumps(_plain(told)),
         skipped=json.dumps(skipped),
     )
+
+
+def _padded(tables: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Tables over all data: expensive diagnostics take some of them, and know nothing of others."""
+    largest = max((t for t in tables if "data" in t.dims), key=lambda t: t.sizes["data"])
+    everyone = largest.indexes["data"]
+    return [
+        t.reindex(data=everyone)
+        if "data" in t.dims and t.indexes["data"].isin(everyone).all()
+        else t
+        for t in tables
+    ]
 
 
 def _plain(told: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:

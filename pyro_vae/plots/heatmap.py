@@ -1,10 +1,9 @@
-"""Pictures of results, drawn on figures of their own: no window, no global state of pyplot."""
+"""The heatmap of a comparison: guides in rows, priors in columns."""
 
 from __future__ import annotations
 
-__all__ = ["heatmap", "png", "require_matplotlib"]
+__all__ = ["FALLBACK", "REFUSED", "heatmap"]
 
-import io
 import itertools
 import math
 import re
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from pyro_vae.plots.canvas import require_matplotlib
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -22,14 +23,6 @@ GREY, RED = "#e4e4e4", "#f2c4c0"
 FALLBACK = "TraceMeanField_ELBO samples this KL in silence"
 LINE, MANY, CLIPPED = 13, 50, 0.05
 REFUSED = "TraceMeanField_ELBO refuses this guide"
-
-
-def require_matplotlib() -> None:
-    """Raise an ImportError with the cure if matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "pyro-vae[plots]"') from error
 
 
 def heatmap(dataset: xr.Dataset, variable: str = "elbo_per_datum") -> Figure:
@@ -84,13 +77,6 @@ def heatmap(dataset: xr.Dataset, variable: str = "elbo_per_datum") -> Figure:
         figure.colorbar(shades, ax=axes, label=units, **style)
     _legend(figure, dataset)
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """Return a figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=140)
-    return buffer.getvalue()
 
 
 def _values(dataset: xr.Dataset, variable: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["diagnose"]
+__all__ = ["QUANTILES", "diagnose", "quantiles"]
 
 import json
 import warnings
@@ -24,6 +24,7 @@ from pyro_vae.diagnostics.shelf import (
 from pyro_vae.diagnostics.weights import BLOCK_SIZE, Stream
 from pyro_vae.registry import nearest
 
+QUANTILES = ("mean", "5 %", "50 %", "95 %")
 LEVELS = ("good", "care", "bad")
 _MARKS = {"good": "good", "care": "care", "bad": "BAD "}
 _OVERALL = {
@@ -135,7 +136,7 @@ def diagnose(
                 closed = name
     result = _together(tables, findings, skipped)
     if show:
-        for line in _lines(result, [s for _, _, s in plan]):
+        for line in _lines(result):
             print(line)  # noqa: T201
     return result
 
@@ -190,12 +191,12 @@ def _together(
 
 
 def _padded(tables: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """Tables over all data: expensive diagnostics take some of them, and know nothing of others."""
-    largest = max((t for t in tables if "data" in t.dims), key=lambda t: t.sizes["data"])
-    everyone = largest.indexes["data"]
+    """Tables over all data, of which expensive diagnostics take some: the others have NaN."""
+    rows = [t.indexes["data"] for t in tables if "data" in t.indexes]
+    everyone = max(rows, key=len) if rows else None
     return [
         t.reindex(data=everyone)
-        if "data" in t.dims and t.indexes["data"].isin(everyone).all()
+        if everyone is not None and "data" in t.indexes and t.indexes["data"].isin(everyone).all()
         else t
         for t in tables
     ]
@@ -216,15 +217,30 @@ def _verdict(level: str, findings: Sequence[Finding]) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------ the table
-def _lines(result: xr.Dataset, steps: Sequence[Step]) -> Iterator[str]:
+def quantiles(found: xr.Dataset) -> dict[str, list[float]]:
+    """The table of a diagnosis: by variable, its mean and its quantiles over data.
+
+    Arguments:
+        found: The result of `diagnose`, or of reading its NetCDF file.
+
+    Returns:
+        By variable, numbers as named by `QUANTILES`; the mean is NaN where values are infinite.
+    """
+    run = [DIAGNOSTICS[n] for n in json.loads(found.attrs["findings"]) if n in DIAGNOSTICS]
+    names = [n for diagnostic in run for n in diagnostic.step.shows if n in found]  # type: ignore[attr-defined]
+    return {name: _summary(found[name].values) for name in names}
+
+
+def _lines(result: xr.Dataset) -> Iterator[str]:
     """The table that is printed: quantiles over data, and the verdict below it."""
-    size, draws = result.sizes["data"], result.attrs.get("num_samples", 0)
-    yield f"{size} data, {draws} draws each; quantiles over data"
-    yield f"{'':<16}{'mean':>10}{'5 %':>10}{'50 %':>10}{'95 %':>10}"
-    for name in (n for step in steps for n in step.shows if n in result):
-        values = result[name].values
-        yield f"{name:<16}" + "".join(f"{_number(v):>10}" for v in _summary(values))
-    yield ""
+    rows = quantiles(result)
+    if rows:
+        size, draws = result.sizes["data"], result.attrs.get("num_samples", 0)
+        yield f"{size} data, {draws} draws each; quantiles over data"
+        yield f"{'':<18}" + "".join(f"{head:>10}" for head in QUANTILES)
+        for name, values in rows.items():
+            yield f"{name:<18}" + "".join(f"{_number(v):>10}" for v in values)
+        yield ""
     yield from result.attrs["verdict"].splitlines()
     for name, why in json.loads(result.attrs["skipped"]).items():
         yield f"[ -- ] {name}: {why}"

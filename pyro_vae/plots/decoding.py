@@ -1,4 +1,4 @@
-"""The means of p(x | z) of any model, at draws of prior and guide, and at latents moved by hand."""
+"""Means of p(x | z) of any model: at draws of prior and guide, and at latents moved by hand."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from pyro_vae.supports import space_of
 
 PRIOR_DRAWS = 4000
 """From which quantiles are taken where the prior has no `icdf`."""
+
+MEAN_DRAWS = 20
+"""Of which posterior means are taken, to say which latents move."""
 
 _FREE = ("real", "circle")
 """Kinds of spaces whose coordinates move independently."""
@@ -61,10 +64,11 @@ class Decoder:
     ) -> None:
         self.model, self.guide, self.x, self.seed = model, guide, x, seed
         with self._aside(0):
-            self._guided = poutine.trace(guide).get_trace(x).nodes
-            ran = poutine.trace(poutine.replay(model, data=self._values(self._guided)))
-            self._modelled = ran.get_trace(x).nodes
+            guided = poutine.trace(guide).get_trace(x)
+            ran = poutine.trace(poutine.replay(model, trace=guided)).get_trace(x)
+        self._guided, self._modelled = guided.nodes, ran.nodes
         self.sites = latent_sites(self._modelled, self._guided)
+        self._means = self._posterior_means()
         seen = [
             n
             for n, node in self._modelled.items()
@@ -93,8 +97,8 @@ class Decoder:
     def of_guide(self, x: Tensor, number: int) -> Tensor:
         """Means of p(x | z) for one draw z ~ q(z | x) of each datum."""
         with self._aside(2 + number):
-            values = self._values(poutine.trace(self.guide).get_trace(x).nodes)
-            return self._mean(poutine.replay(self.model, data=values), x)
+            guided = poutine.trace(self.guide).get_trace(x)
+            return self._mean(poutine.replay(self.model, trace=guided), x)
 
     def moved(self, datum: int, changes: Sequence[tuple[Coordinate, Tensor]]) -> Tensor:
         """Means of p(x | z) at a draw of the guide with some coordinates replaced.
@@ -111,21 +115,19 @@ class Decoder:
         for (site, index), new in changes:
             values[site][(slice(None), *index)] = new.to(values[site])
         with self._aside(1):
-            return self._mean(poutine.replay(self.model, data=values), self._rows(count))
+            return self._mean(poutine.condition(self.model, data=values), self._rows(count))
 
     # ------------------------------------------------------------------------------- latents
     def movable(self) -> list[Coordinate]:
-        """The coordinates that can be moved alone, those first whose draws vary most over data."""
+        """The coordinates that can be moved alone, those first whose means vary most over data."""
         found: list[tuple[float, Coordinate]] = []
         for name in self.sites:
             node = self._modelled[name]
             if space_of(node["fn"].support).kind not in _FREE:
                 continue
-            draws = self._guided[name]["value"]
-            spread = node["value"].double().std(0, correction=0)
-            for index in itertools.product(*map(range, draws.shape[1:])):
-                moves = float(self._between(name)[index] / (spread[index] or 1.0))
-                found.append((moves, Coordinate(name, index)))
+            between = self._means[name].std(0, correction=0)
+            for index in itertools.product(*map(range, between.shape)):
+                found.append((float(between[index]), Coordinate(name, index)))
         return [c for _, c in sorted(found, key=lambda pair: -pair[0])]
 
     def others(self, coordinates: Sequence[Coordinate]) -> bool:
@@ -151,20 +153,17 @@ class Decoder:
         return values[(slice(None), *index)].double().quantile(at.to(values.device))
 
     # --------------------------------------------------------------------------------- inside
-    def _between(self, name: str) -> Tensor:
-        """How much draws of the guide vary over data, by coordinate."""
-        return self._guided[name]["value"].double().std(0, correction=0)
+    def _posterior_means(self) -> dict[str, Tensor]:
+        """Means of a few draws of the guide by site."""
+        with self._aside(0):
+            traces = [poutine.trace(self.guide).get_trace(self.x).nodes for _ in range(MEAN_DRAWS)]
+        return {
+            n: torch.stack([t[n]["value"] for t in traces]).double().mean(0) for n in self.sites
+        }
 
     def _rows(self, count: int) -> Tensor:
         """Data that are there for their number."""
         return self.x[:1].expand(count, *self.x.shape[1:])
-
-    def _values(self, nodes: Any) -> dict[str, Tensor]:
-        return {
-            n: node["value"]
-            for n, node in nodes.items()
-            if node["type"] == "sample" and not site_is_subsample(node)
-        }
 
     def _mean(self, model: Callable[..., Any], x: Tensor) -> Tensor:
         fn = poutine.trace(model).get_trace(x).nodes[self.observed]["fn"]

@@ -103,8 +103,9 @@ def reconstructions(
     Example:
         >>> from pyro_vae import VAE, families as fam
         >>> vae = VAE(fam.Normal(2), fam.Normal(2, context=6), fam.Bernoulli(6, context=2))
-        >>> reconstructions(vae.model, vae.guide, torch.ones(5, 6), (2, 3), draws=2).axes[0].images
-        <a list of 1 AxesImage objects>
+        >>> figure = reconstructions(vae.model, vae.guide, torch.ones(5, 6), (2, 3), draws=2)
+        >>> figure.axes[0].images[0].get_array().shape  # 3 rows of 5 images, and gaps
+        (8, 19)
     """
     decoder, rows = Decoder(model, guide, x, seed), x[:count]
     lines = [rows] + [decoder.of_guide(rows, i) for i in range(draws)]
@@ -219,11 +220,9 @@ def manifold(
         )
     at = torch.linspace(TAIL, 1 - TAIL, steps, dtype=torch.float64)
     across, up = (decoder.quantiles(c, at) for c in coordinates)
-    grid = [
-        (coordinates[0], across.repeat(steps)),
-        (coordinates[1], up.flip(0).repeat_interleave(steps)),
-    ]
-    mosaic = _mosaic(_images(decoder.moved(0, grid), image_shape), steps)
+    values = (across.repeat(steps), up.flip(0).repeat_interleave(steps))
+    made = decoder.moved(0, list(zip(coordinates, values, strict=True)))
+    mosaic = _mosaic(_images(made, image_shape), steps)
     figure, (axes,) = canvas(1, width=5.4, height=5.4 * mosaic.shape[0] / mosaic.shape[1] + 0.7)
     _show(axes, mosaic, f"mean of p(x | z) over {TAIL:.0%} to {1 - TAIL:.0%} of the prior")
     axes.set_axis_on()

@@ -243,9 +243,8 @@ def collapse(table: xr.Dataset) -> Figure:
     left.set_yticks(places, list(rows.values()))
     left.invert_yaxis()
     left.axvline(0, color=LIMIT, linewidth=0.8)
-    who = [
-        w for w, b in zip(("decoder ignores z", "", "guide ignores x"), blamed, strict=True) if b
-    ]
+    names = ("decoder ignores z", "", "guide ignores x")
+    who = [name for name, blame in zip(names, blamed, strict=True) if blame]
     label(left, " and ".join(who) or "who looks at what", "nats, \N{PLUS-MINUS SIGN} 2 s.e.")
     count = table.attrs["collapsed_latents"]
     gone = table.collapsed.values == 1

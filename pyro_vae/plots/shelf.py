@@ -1,4 +1,4 @@
-"""The pictures of diagnostics by name: each from the diagnostic's own Dataset, and nothing else."""
+"""Pictures of diagnostics by name: each from the diagnostic's own Dataset, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of what log weights tell: k-hat, the ELBO with both its KLs, and the curve of bounds."""
+"""Pictures of what log weights tell: k-hat, the ELBO with both its KLs, the curve of bounds."""
 
 from __future__ import annotations
 
@@ -56,9 +56,8 @@ def _khat(axes: Axes, table: xr.Dataset) -> None:
     low, high = SHOWN
     # an edge lies at the threshold, so that no bar is half good
     step = 0.1
-    edges = np.sort(
-        np.r_[np.arange(limit, low - step, -step), np.arange(limit + step, high, step)]
-    )
+    steps = np.arange(-np.ceil((limit - low) / step) - 1, np.ceil((high - limit) / step) + 1)
+    edges = limit + step * steps
     edges[[0, -1]] = low - step, high
     clipped = known.clip(low, high)
     axes.hist(clipped[clipped <= limit], bins=edges.tolist(), color=FIRST)

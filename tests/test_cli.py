@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 
-from pyro_vae import cli, datasets, families
+from pyro_vae import cli, datasets, families, plots, report
 from pyro_vae.diagnostics import DIAGNOSTICS
 from pyro_vae.pairings import CellWarning, grid
 
@@ -291,7 +291,7 @@ def test_a_missing_extra_is_named(compare, untouched, monkeypatch, capsys, modul
         raise ImportError(f'pip install "pyro-vae[{extra}]"')
 
     name = {"plots": "require_matplotlib", "report": "require_tabulate"}[module]
-    monkeypatch.setattr(getattr(cli, module), name, missing)
+    monkeypatch.setattr({"plots": plots, "report": report}[module], name, missing)
     assert compare() == 2
     _one_line(capsys, f"pyro-vae[{extra}]")
 

@@ -257,14 +257,14 @@ def test_cells_found_are_counted_by_whose_they_are(tmp_path):
 
 
 def test_code_that_computes_is_part_of_a_cell_and_code_that_shows_is_not(tmp_path, monkeypatch):
-    for name in ("pairings", "kl"):
+    for name in ("pairings", "kl", "cli"):
         (tmp_path / name).mkdir()
     here = tmp_path / "pairings" / "store.py"
     monkeypatch.setattr(store, "__file__", str(here))
-    for path in (here, tmp_path / "kl" / "table.py", tmp_path / "cli.py"):
+    for path in (here, tmp_path / "kl" / "table.py", tmp_path / "cli" / "compare.py"):
         path.write_text("old")
     before = store.code_digest.__wrapped__()
-    (tmp_path / "cli.py").write_text("new")
+    (tmp_path / "cli" / "compare.py").write_text("new")
     assert store.code_digest.__wrapped__() == before
     (tmp_path / "kl" / "table.py").write_text("new")
     assert store.code_digest.__wrapped__() != before

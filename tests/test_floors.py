@@ -30,6 +30,7 @@ FLOORS = [
     ["comparison"],
     ["training"],
     ["pairings"],
+    ["saved"],
     ["report"],
     ["cli", "__main__"],
 ]

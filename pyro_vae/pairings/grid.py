@@ -7,7 +7,7 @@ again ends with the numbers of one that was not.
 
 from __future__ import annotations
 
-__all__ = ["Pairings", "compare_pairings"]
+__all__ = ["Pairings", "compare_pairings", "likelihood_options"]
 
 import dataclasses
 import json
@@ -287,8 +287,17 @@ def compare_pairings(
     return pairings.run(folder, progress=progress)
 
 
-def _likelihood(name: str, train: Tensor, held_out: Tensor) -> Callable[..., fam.Family]:
-    """The factory of a likelihood, in whose support all data lie."""
+def likelihood_options(name: str, train: Tensor, held_out: Tensor) -> dict[str, Any]:
+    """Return the options of a likelihood by name, in whose support all data lie.
+
+    Arguments:
+        name: The name of a registered likelihood.
+        train: Training data, with shape `(n, *event_shape)`.
+        held_out: Held-out data, with shape `(m, *event_shape)`.
+
+    Raises:
+        ValueError: If the name is unknown, if shapes differ, or if data are not legal.
+    """
     known = [n for n, cls in fam.registry.items() if "likelihood" in cls.roles]
     if name not in known:
         raise ValueError(f"no likelihood is named {name!r}. {nearest(name, known)}")
@@ -304,7 +313,13 @@ def _likelihood(name: str, train: Tensor, held_out: Tensor) -> Callable[..., fam
     d = cls(tuple(train.shape[1:]), **options)()
     check_support(train, d, None)
     check_support(held_out, d, None)
-    return lambda features, context: cls(features, context, **options)
+    return options
+
+
+def _likelihood(name: str, train: Tensor, held_out: Tensor) -> Callable[..., fam.Family]:
+    """The factory of a likelihood, in whose support all data lie."""
+    options = likelihood_options(name, train, held_out)
+    return lambda features, context: fam.registry[name](features, context, **options)
 
 
 def _failed(error: Exception) -> dict[str, str]:

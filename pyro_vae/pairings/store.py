@@ -29,7 +29,7 @@ from pyro_vae.pairings.cell import ELBOS, VARIABLES
 
 # wide enough for sums in another order (other threads), narrow enough for any real change
 SAME = 1e-5
-SHOWING = ("__init__.py", "__main__.py", "cli.py", "plots.py", "report.py")
+SHOWING = ("__init__.py", "__main__.py", "cli", "plots", "report", "saved.py")
 
 
 class CellWarning(UserWarning):

@@ -7,7 +7,7 @@ draw images: `samples`, `reconstructions`, `traversals` and `manifold`, of any m
 
 from pyro_vae.plots.canvas import png, require_matplotlib
 from pyro_vae.plots.heatmap import FALLBACK, REFUSED, heatmap
-from pyro_vae.plots.images import manifold, reconstructions, samples, traversals
+from pyro_vae.plots.images import NoSuchPicture, manifold, reconstructions, samples, traversals
 from pyro_vae.plots.posterior import (
     active_units,
     aggregate_posterior,
@@ -23,6 +23,7 @@ __all__ = [
     "FALLBACK",
     "PICTURES",
     "REFUSED",
+    "NoSuchPicture",
     "active_units",
     "aggregate_posterior",
     "ais",

@@ -7,7 +7,7 @@ caller's changes, and pictures depend on the seed alone.
 
 from __future__ import annotations
 
-__all__ = ["manifold", "reconstructions", "samples", "traversals"]
+__all__ = ["NoSuchPicture", "manifold", "reconstructions", "samples", "traversals"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -32,6 +32,10 @@ TAIL = 0.05
 
 GAP = 1
 """Pixels between images."""
+
+
+class NoSuchPicture(ValueError):
+    """The latents of this model are not such that they can be drawn in this way."""
 
 
 def samples(
@@ -143,8 +147,8 @@ def traversals(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If no coordinate can be moved alone (simplex, sphere, one-hot), or a datum
-            does not have as many numbers as an image.
+        NoSuchPicture: If no coordinate can be moved alone (simplex, sphere, one-hot).
+        ValueError: If a datum does not have as many numbers as an image.
 
     Example:
         >>> from pyro_vae import VAE, families as fam
@@ -156,7 +160,7 @@ def traversals(
     decoder = Decoder(model, guide, x, seed)
     coordinates = decoder.movable()[:MOST_LATENTS]
     if not coordinates:
-        raise ValueError(
+        raise NoSuchPicture(
             "no latent coordinate can be moved while the others stay: the sites "
             f"{', '.join(decoder.sites)} live where coordinates depend on each other. See "
             "plots.samples."
@@ -201,8 +205,8 @@ def manifold(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If there are not two coordinates that move independently, or a datum does not
-            have as many numbers as an image.
+        NoSuchPicture: If there are not two coordinates that move independently.
+        ValueError: If a datum does not have as many numbers as an image.
 
     Example:
         >>> from pyro_vae import VAE, families as fam
@@ -214,7 +218,7 @@ def manifold(
     decoder = Decoder(model, guide, x, seed)
     coordinates = sorted(decoder.movable(), key=lambda c: (c.site, c.place))
     if len(coordinates) != 2 or decoder.others(coordinates):
-        raise ValueError(
+        raise NoSuchPicture(
             f"a manifold needs two latent coordinates that move independently, but there are "
             f"{len(coordinates)}; see plots.traversals or plots.samples."
         )

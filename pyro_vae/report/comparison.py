@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["markdown", "page", "require_tabulate", "table"]
+__all__ = ["markdown", "page", "table"]
 
-import base64
 import html
 import json
 import math
 from collections.abc import Callable, Iterator
 
 import xarray as xr
+
+from pyro_vae.report.html import image, paragraph, require_tabulate, whole
 
 MEAN_FIELD = {"analytic": "analytic", "fallback": "falls back", "refused": "refused"}
 TEXT_COLUMNS = 4
@@ -73,24 +74,15 @@ def page(dataset: xr.Dataset, picture: bytes | None = None) -> str:
     Raises:
         ImportError: If tabulate is not installed.
     """
-    parts = ["<h1>Guides and priors compared</h1>", _paragraph(" ".join(_summary(dataset)))]
+    parts = ["<h1>Guides and priors compared</h1>", paragraph(" ".join(_summary(dataset)))]
     if picture is not None:
-        data = base64.b64encode(picture).decode("ascii")
-        parts.append(f'<img alt="ELBO by guide and prior" src="data:image/png;base64,{data}">')
+        parts.append(image(picture, "ELBO by guide and prior"))
     parts.append(f'<div class="wide">{_pretty(_tabulated(dataset, "html"))}</div>')
-    parts += ["<h2>How to read it</h2>", *map(_paragraph, HOW_TO_READ)]
+    parts += ["<h2>How to read it</h2>", *map(paragraph, HOW_TO_READ)]
     for title, items in _lists(dataset):
         lines = [f"<dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd>" for a, b in items]
         parts += [f"<h2>{html.escape(title)}</h2>", f"<dl>{''.join(lines)}</dl>"]
-    return _PAGE.format(body="\n".join(parts))
-
-
-def require_tabulate() -> None:
-    """Raise an ImportError with the cure if tabulate is not installed."""
-    try:
-        import tabulate  # noqa: F401
-    except ImportError as error:
-        raise ImportError('tables need tabulate: pip install "pyro-vae[cli]"') from error
+    return whole("Guides and priors compared", parts)
 
 
 # ---------------------------------------------------------------------- the table
@@ -229,34 +221,3 @@ def _markdown_text(text: str) -> str:
     for mark in ("\\", "|", "*", "_", "<"):
         text = text.replace(mark, f"\\{mark}")
     return text
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Guides and priors compared</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; background: #fff; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
-p, dl {{ max-width: 52rem; }}
-img {{ max-width: 100%; height: auto; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
-th {{ text-align: left; border-bottom: 2px solid #888; padding: .3rem .7rem; }}
-td {{ border-bottom: 1px solid #ddd; padding: .25rem .7rem; white-space: nowrap; }}
-tbody tr:hover {{ background: #f3f6f9; }}
-dt {{ font-weight: 600; }} dd {{ margin: 0 0 .4rem 1rem; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

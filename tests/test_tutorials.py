@@ -34,6 +34,23 @@ PROMISES = {
         r"tilted clusters +(\S+ \+- \S+) +\1 +(\S+ \+- \S+) +\2 +sampled",
         r"100% +0\.0000 +0\.[1-9].* 0\.000 \+- 0\.000 +[1-9].* 0\.000 \+- 0\.000\n",
     ],
+    "04_is_my_guide_any_good": [
+        r"Do not rely on this guide",
+        r"the posterior( +good){5}\n",
+        r"too narrow +bad +care +bad +good +good\n",
+        r"biased +good +care +bad +good +good\n",
+        r"collapsed +\w+ +care +bad +bad +bad\n",
+        r"too wide +good +care +bad +\w+ +good\n",
+        r"pictures: pareto_k, iwae, calibration, aggregate_posterior, collapse",
+    ],
+    "05_aggregate_posterior": [
+        r"Normal prior +\d\.\d\d +\d\.\d\d to \d\.\d\d \(\+- 0\.\d\d\) +0\.\d\d to",
+        r"at least 0\.(?!00)\d\d \+- 0\.0\d nats away from every Gaussian",
+        r"Laplace prior",
+        r"Student-t prior",
+        r"Beta\(2, 1\) prior",
+        r"pictures: sandwich, manifold, draws of q\(z\)",
+    ],
 }
 
 

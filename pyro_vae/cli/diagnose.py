@@ -125,10 +125,10 @@ def _rows(args: argparse.Namespace, vae: VAE, recipe: saved.Recipe) -> Tensor:
 
 def _about(recipe: saved.Recipe, args: argparse.Namespace, count: int) -> dict[str, str]:
     return {
-        "guide q(z|x)": recipe.guide,
-        "prior p(z)": recipe.prior,
-        "likelihood p(x|z)": recipe.likelihood,
-        "latent": str(recipe.latent),
+        "guide": recipe.guide,
+        "prior": recipe.prior,
+        "likelihood": recipe.likelihood,
+        "latents": str(recipe.latent),
         "data": f"{count} of {args.data or recipe.data} ({args.split})",
     }
 

@@ -5,7 +5,7 @@ function of that diagnostic's Dataset alone, and `pictures` draws those of a dia
 draw images: `samples`, `reconstructions`, `traversals` and `manifold`, of any model and guide.
 """
 
-from pyro_vae.plots.canvas import png, require_matplotlib
+from pyro_vae.plots.canvas import canvas, png, require_matplotlib
 from pyro_vae.plots.heatmap import FALLBACK, REFUSED, heatmap
 from pyro_vae.plots.images import NoSuchPicture, manifold, reconstructions, samples, traversals
 from pyro_vae.plots.posterior import (
@@ -29,6 +29,7 @@ __all__ = [
     "ais",
     "bdmc",
     "calibration",
+    "canvas",
     "collapse",
     "elbo",
     "gaps",

@@ -64,9 +64,9 @@ class Decoder:
     ) -> None:
         self.model, self.guide, self.x, self.seed = model, guide, x, seed
         with self._aside(0):
-            guided = poutine.trace(guide).get_trace(x)
-            ran = poutine.trace(poutine.replay(model, trace=guided)).get_trace(x)
-        self._guided, self._modelled = guided.nodes, ran.nodes
+            guided: Any = poutine.trace(guide).get_trace(x)
+            self._modelled = _nodes(poutine.replay(model, trace=guided), x)
+        self._guided: dict[str, Any] = guided.nodes
         self.sites = latent_sites(self._modelled, self._guided)
         self._means = self._posterior_means()
         seen = [
@@ -144,19 +144,19 @@ class Decoder:
         """
         site, index = coordinate
         with self._aside(1):
-            drawn = poutine.trace(self.model).get_trace(self._rows(len(at))).nodes[site]
+            drawn = _nodes(self.model, self._rows(len(at)))[site]
             exact = _icdf(drawn["fn"], index, at, drawn["value"].shape)
             if exact is not None:
                 return exact
             rows = self._rows(PRIOR_DRAWS)
-            values = poutine.trace(self.model).get_trace(rows).nodes[site]["value"]
+            values = _nodes(self.model, rows)[site]["value"]
         return values[(slice(None), *index)].double().quantile(at.to(values.device))
 
     # --------------------------------------------------------------------------------- inside
     def _posterior_means(self) -> dict[str, Tensor]:
         """Means of a few draws of the guide by site."""
         with self._aside(0):
-            traces = [poutine.trace(self.guide).get_trace(self.x).nodes for _ in range(MEAN_DRAWS)]
+            traces = [_nodes(self.guide, self.x) for _ in range(MEAN_DRAWS)]
         return {
             n: torch.stack([t[n]["value"] for t in traces]).double().mean(0) for n in self.sites
         }
@@ -166,7 +166,7 @@ class Decoder:
         return self.x[:1].expand(count, *self.x.shape[1:])
 
     def _mean(self, model: Callable[..., Any], x: Tensor) -> Tensor:
-        fn = poutine.trace(model).get_trace(x).nodes[self.observed]["fn"]
+        fn = _nodes(model, x)[self.observed]["fn"]
         base = fn
         while hasattr(base, "base_dist"):
             base = base.base_dist
@@ -180,6 +180,11 @@ class Decoder:
         with untouched(self.model, self.guide), evaluating(), torch.no_grad():
             pyro.set_rng_seed((self.seed * 1009 + number) % 2**32)
             yield
+
+
+def _nodes(program: Callable[..., Any], x: Tensor) -> dict[str, Any]:
+    """The sites of a run, by name."""
+    return dict(poutine.trace(program).get_trace(x).nodes)
 
 
 def _icdf(fn: Any, index: tuple[int, ...], at: Tensor, shape: torch.Size) -> Tensor | None:

@@ -30,6 +30,9 @@ MOST_LATENTS = 12
 TAIL = 0.05
 """Traversals and manifolds run from this quantile of the prior to one less it."""
 
+WIDTH = 7.5
+"""Of mosaics, in inches."""
+
 GAP = 1
 """Pixels between images."""
 
@@ -115,7 +118,7 @@ def reconstructions(
     lines = [rows] + [decoder.of_guide(rows, i) for i in range(draws)]
     images = np.concatenate([_images(line, image_shape) for line in lines])
     mosaic = _mosaic(images, len(rows))
-    figure, (axes,) = canvas(1, **_size(mosaic))
+    figure, (axes,) = canvas(1, width=WIDTH, height=_height(mosaic))
     _show(axes, mosaic, f"data, and below each {draws} means of p(x | z), z ~ q(z | x)")
     return figure
 
@@ -168,7 +171,7 @@ def traversals(
     at = torch.linspace(TAIL, 1 - TAIL, steps, dtype=torch.float64)
     lines = [decoder.moved(datum, [(c, decoder.quantiles(c, at))]) for c in coordinates]
     mosaic = _mosaic(np.concatenate([_images(line, image_shape) for line in lines]), steps)
-    figure, (axes,) = canvas(1, **_size(mosaic))
+    figure, (axes,) = canvas(1, width=WIDTH, height=_height(mosaic))
     title = f"one latent at a time, {TAIL:.0%} to {1 - TAIL:.0%} of the prior, from datum {datum}"
     _show(axes, mosaic, title)
     height = mosaic.shape[0] / len(coordinates)
@@ -282,10 +285,9 @@ def _mosaic(images: np.ndarray, columns: int) -> np.ndarray:
     return mosaic
 
 
-def _size(mosaic: np.ndarray) -> dict[str, float]:
-    """The size of axes that show a mosaic in its own proportions, in inches."""
-    width = 7.5
-    return {"width": width, "height": min(width * mosaic.shape[0] / mosaic.shape[1] + 0.5, 12.0)}
+def _height(mosaic: np.ndarray) -> float:
+    """The height of axes that show a mosaic in its own proportions, in inches."""
+    return min(WIDTH * mosaic.shape[0] / mosaic.shape[1] + 0.4, 12.0)
 
 
 def _show(axes: Axes, mosaic: np.ndarray, title: str) -> None:

@@ -43,27 +43,31 @@ def reconstruction_check(table: xr.Dataset) -> Figure:
 
 def _check(table: xr.Dataset, prefix: str) -> Figure:
     dims = ("observed_site", "statistic", "over")
-    cells = list(itertools.product(*(table[dim].values for dim in dims)))
-    scores = [
-        float(table[f"{prefix}_z"].sel(dict(zip(dims, cell, strict=True)))) for cell in cells
-    ]
+    products = itertools.product(*(table[dim].values for dim in dims))
+    cells = [table.sel(dict(zip(dims, at, strict=True))) for at in products]
+    # what never varies and is the same in the data tells nothing
+    cells = [cell for cell in cells if _varies(cell, prefix)] or cells
     if len(cells) > MOST:  # those that are farthest off
-        far = np.argsort([-abs(s) if np.isfinite(s) else np.inf for s in scores], kind="stable")
+        scores = [abs(float(cell[f"{prefix}_z"])) for cell in cells]
+        far = np.argsort([-s if np.isfinite(s) else -np.inf for s in scores], kind="stable")
         cells = [cells[i] for i in sorted(far[:MOST])]
     rows = math.ceil(len(cells) / COLUMNS)
     figure, axes = canvas(min(COLUMNS, len(cells)), rows, width=3.1, height=2.3)
     for one, cell in zip(axes, cells, strict=False):
-        at = table.sel(dict(zip(dims, cell, strict=True)))
         several = table.sizes["observed_site"] > 1
-        _statistic(one, at, prefix, f"{cell[0]}: " if several else "", cell)
+        _statistic(one, cell, prefix, f"{cell.observed_site.item()}: " if several else "")
     for one in axes[len(cells) :]:
         one.set_axis_off()
     return figure
 
 
-def _statistic(axes: Axes, at: xr.Dataset, prefix: str, head: str, cell: tuple) -> None:
-    made, seen = finite(at[f"{prefix}_replicated"]), float(at[f"{prefix}_observed"])
-    p, z = float(at[f"{prefix}_p"]), float(at[f"{prefix}_z"])
+def _varies(cell: xr.Dataset, prefix: str) -> bool:
+    return not bool((cell[f"{prefix}_replicated"] == cell[f"{prefix}_observed"]).all())
+
+
+def _statistic(axes: Axes, cell: xr.Dataset, prefix: str, head: str) -> None:
+    made, seen = finite(cell[f"{prefix}_replicated"]), float(cell[f"{prefix}_observed"])
+    p, z = float(cell[f"{prefix}_p"]), float(cell[f"{prefix}_z"])
     far = abs(z) > FAR
     if made.size and np.ptp(made) > 0:
         axes.hist(made, bins=20, color=FIRST, alpha=0.8)
@@ -75,4 +79,4 @@ def _statistic(axes: Axes, at: xr.Dataset, prefix: str, head: str, cell: tuple) 
     axes.tick_params(labelsize=7.5)
     axes.locator_params(axis="x", nbins=4)
     told = f"p = {number(p, 3)}, z = {number(z, 1)}" if np.isfinite(z) else "no spread"
-    label(axes, f"{head}{cell[2]} of {cell[1]}\n{told}")
+    label(axes, f"{head}{cell.over.item()} of {cell.statistic.item()}\n{told}")

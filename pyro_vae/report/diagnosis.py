@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from pyro_vae import plots
 from pyro_vae.diagnostics import DIAGNOSTICS
 from pyro_vae.diagnostics.diagnose import QUANTILES, quantiles
+from pyro_vae.plots.canvas import number
 from pyro_vae.report.html import image, paragraph, whole
 
 LEVELS = {"good": "good", "care": "use with care", "bad": "bad"}
@@ -57,7 +57,7 @@ def diagnosis_page(
     verdict = found.attrs["verdict"].partition("\n")[0]
     parts = [
         "<h1>Diagnosis</h1>",
-        *([_list(about)] if about else []),
+        *([paragraph(", ".join(f"{k} {v}" for k, v in about.items()) + ".")] if about else []),
         f'<p class="verdict">{html.escape(verdict)}</p>',
         _findings(finding for some in findings.values() for finding in some),
         *_table(found),
@@ -72,7 +72,8 @@ def diagnosis_page(
         parts += ["<h2>Left out</h2>", _list(skipped)]
     for title, picture in (images or {}).items():
         parts += [f"<h2>{html.escape(title)}</h2>", image(picture, title)]
-    parts += ["<h2>How it was made</h2>", _list(dict(_settings(found)))]
+    settings = _list(dict(_settings(found)))
+    parts.append(f"<details><summary>All settings and totals</summary>{settings}</details>")
     return whole("Diagnosis", parts)
 
 
@@ -81,6 +82,7 @@ def _findings(findings: Any) -> str:
     for finding in findings:
         text = finding["text"][:1].upper() + finding["text"][1:]
         advice = finding["advice"]
+        text = text.replace(" +- ", " \N{PLUS-MINUS SIGN} ")
         more = f' <span class="advice">Try: {html.escape(advice)}</span>' if advice else ""
         level = html.escape(finding["level"])
         mark = LEVELS.get(finding["level"], level)
@@ -97,15 +99,14 @@ def _table(found: xr.Dataset) -> Iterator[str]:
     yield paragraph(f"{found.sizes['data']} data, {draws} draws each; numbers in nats.")
     heads = "".join(f"<th>{html.escape(head)}</th>" for head in ("", *QUANTILES))
     lines = "".join(
-        f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{_number(v)}</td>' for v in values)}</tr>"
-        for name, values in rows.items()
+        f"<tr><td>{html.escape(name)}</td>{_cells(values)}</tr>" for name, values in rows.items()
     )
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
     yield f'<div class="wide">{table}</div>'
 
 
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.3f}"
+def _cells(values: list[float]) -> str:
+    return "".join(f"<td>{number(value, 3)}</td>" for value in values)
 
 
 def _settings(found: xr.Dataset) -> Iterator[tuple[str, str]]:

@@ -65,6 +65,7 @@ ul.findings li {{ border-left: .35rem solid #888; padding: .1rem .7rem; margin: 
 ul.findings li.good {{ border-color: #3a8f5c; }} ul.findings li.care {{ border-color: #d9a12b; }}
 ul.findings li.bad {{ border-color: #b3261e; }} li .advice {{ color: #555; }}
 .verdict {{ font-size: 1.15rem; font-weight: 600; }}
+details {{ margin-top: 2rem; }} details dl {{ columns: 3; max-width: none; font-size: 13px; }}
 dt {{ font-weight: 600; }} dd {{ margin: 0 0 .4rem 1rem; }}
 </style>
 </head>

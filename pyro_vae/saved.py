@@ -119,7 +119,7 @@ def save(folder: str | Path, vae: VAE, recipe: Recipe) -> Path:
         True
     """
     state = {name: value.detach().cpu() for name, value in vae.state_dict().items()}
-    _check_state(state, build(recipe).state_dict(), "this VAE is not one of its recipe")
+    _check_state(state, _like(recipe).state_dict(), "this VAE is not one of its recipe")
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     _whole(folder / WEIGHTS, lambda path: torch.save(state, path))
@@ -161,9 +161,7 @@ def load(folder: str | Path) -> tuple[VAE, Recipe]:
             "differs. Train the model again, or copy the whole folder again."
         )
     try:
-        # random numbers of the start are overwritten, and must not cost the caller any
-        with torch.random.fork_rng(devices=[]):
-            vae = build(recipe)
+        vae = _like(recipe)
     except (ValueError, TypeError) as error:
         raise SavedModelError(
             f"{folder / DESCRIPTION} describes a model that cannot be made here: {error} Import "
@@ -175,6 +173,12 @@ def load(folder: str | Path) -> tuple[VAE, Recipe]:
     vae = vae if dtype is None else vae.to(dtype)
     vae.load_state_dict(state)
     return vae.eval(), recipe
+
+
+def _like(recipe: Recipe) -> VAE:
+    """A VAE whose weights do not matter, and so cost the caller no random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        return build(recipe)
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -192,9 +196,7 @@ def _description(folder: Path) -> dict[str, Any]:
             f"{path} is damaged: it cannot be read as JSON ({error})."
         ) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise SavedModelError(
-            f"{path} does not describe a model of pyro_vae (no format {FORMAT!r})."
-        )
+        raise SavedModelError(f"{path} describes no model of pyro_vae (no format {FORMAT!r}).")
     if found.get("version") != VERSION:
         raise SavedModelError(
             f"{path} is of version {found.get('version')!r} of the format, and this package reads "

@@ -125,8 +125,8 @@ for name, prior in priors.items():
     figures[name] = plots.manifold(other.model, other.guide, digits.test, digits.image_shape)
 
 # %% [markdown]
-# z says as much about x with each of them, and what is left between q(z) and the prior is small
-# beside it. What a Gaussian *prior* buys is a KL in closed form, and nothing more (tutorial 3).
+# Each of them trains, and what is left between q(z) and the prior is small beside what z says
+# about x. What a Gaussian *prior* buys is a KL in closed form, and nothing more (tutorial 3).
 
 # %%
 print("\npictures:", ", ".join(figures))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ecdf_band", "ecdf_difference", "kolmogorov"]
+__all__ = ["distance", "ecdf_band", "ecdf_difference", "kolmogorov"]
 
 import functools
 
@@ -27,6 +27,20 @@ def ecdf_difference(u: np.ndarray, at: np.ndarray) -> np.ndarray:
         array([0.2])
     """
     return np.searchsorted(np.sort(u), at, side="right") / len(u) - at
+
+
+def distance(u: np.ndarray) -> float:
+    """How far the ecdf of u is off anywhere, on either side of its steps.
+
+    Arguments:
+        u: Numbers in [0, 1], of shape (n,).
+
+    Example:
+        >>> distance(np.array([0.5]))
+        0.5
+    """
+    steps, ordered = np.arange(len(u) + 1) / len(u), np.sort(u)
+    return float(max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max()))
 
 
 def kolmogorov(count: int, failure_probability: float) -> float:

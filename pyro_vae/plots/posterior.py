@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from pyro_vae.plots.bands import ecdf_band, ecdf_difference, kolmogorov
+from pyro_vae.plots.bands import distance, ecdf_band, ecdf_difference, kolmogorov
 from pyro_vae.plots.canvas import (
     BAD,
     FIRST,
@@ -76,9 +76,7 @@ def _ecdfs(axes: Axes, table: xr.Dataset, values: dict[str, np.ndarray], tests: 
     at, low, high = ecdf_band(count)
     axes.fill_between(at, low, high, color=QUIET, alpha=0.6, linewidth=0, label="95 % of one")
     for i, (quantity, u) in enumerate(values.items()):
-        # the test sees both sides of each step
-        away = max(np.abs(ecdf_difference(u, u)).max(), np.abs(ecdf_difference(-u, -u)).max())
-        out = " (out)" if away > limit else ""
+        out = " (out)" if distance(u) > limit else ""
         at = np.linspace(0, 1, 201)
         style: dict[str, Any] = {"linewidth": 1.6 if out else 1.0, "color": f"C{i % 10}"}
         axes.plot(at, ecdf_difference(u, at), label=f"{quantity}{out}", **style)

@@ -1,6 +1,6 @@
 """Variational autoencoders in Pyro with any prior and any guide, and a check on every KL."""
 
-from pyro_vae import datasets, diagnostics, families, infer, kl, networks
+from pyro_vae import datasets, diagnostics, families, infer, kl, networks, plots, saved
 from pyro_vae.comparison import compare
 from pyro_vae.diagnostics import diagnose
 from pyro_vae.inference_data import to_arviz
@@ -20,6 +20,8 @@ __all__ = [
     "infer",
     "kl",
     "networks",
+    "plots",
+    "saved",
     "to_arviz",
 ]
 __version__ = "0.1.0"

@@ -113,7 +113,8 @@ def test_a_third_party_gives_its_diagnostic_a_picture(monkeypatch):
         """Mine."""
         return plots.canvas()[0]
 
-    found = xr.Dataset(attrs={"findings": json.dumps({"mine": [], "unknown": []})})
+    told = {"findings": json.dumps({"mine": [], "unknown": []}), "verdict": ""}
+    found = xr.Dataset(attrs=told)
     assert list(plots.pictures(found)) == ["mine"]
 
 

@@ -2,13 +2,16 @@
 
 import base64
 import builtins
+import json
 import re
 from html.parser import HTMLParser
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae import report
+from pyro_vae import diagnose, report
 from pyro_vae.pairings import compare_pairings, grid
 
 GUIDES, PRIORS = ["normal", "beta", "one_hot_categorical"], ["student_t", "one_hot_categorical"]
@@ -135,3 +138,64 @@ def test_without_tabulate_the_error_says_what_to_install(result, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r'pip install "pyro-vae\[cli\]"'):
         report.table(result)
+
+
+# ---------------------------------------------------------------------- a diagnosis
+
+
+@pytest.fixture(scope="module")
+def diagnosed():
+    finding = {
+        "level": "bad",
+        "text": "k < 1 & so on +- 2.",
+        "advice": "a <wide> guide.",
+        "closes": 1,
+    }
+    with torch.random.fork_rng():
+        x = torch.randn(20)
+        found = diagnose(model, guide, x, steps=["pareto_k", "active_units"], show=False)
+    told = json.loads(found.attrs["findings"]) | {"<mine>": [finding]}
+    return found.assign_attrs(
+        findings=json.dumps(told), skipped=json.dumps({"gaps": "left <out>"}), note="a & b"
+    )
+
+
+def model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+
+def test_a_page_holds_verdict_findings_table_and_pictures(diagnosed):
+    text = report.diagnosis_page(diagnosed, {"Samples <1>": b"\x89PNG"}, {"guide": "a<b"})
+    assert diagnosed.attrs["verdict"].partition("\n")[0] in text
+    assert text.count("data:image/png;base64,") == 3
+    assert base64.b64encode(b"\x89PNG").decode() in text
+    for name in ("pareto_k", "active_units"):
+        assert f'<h2 id="{name}">' in text
+    assert "k-hat by datum" in text, "the first line of the diagnostic's docstring"
+    assert "<td>khat</td>" in text
+    assert "\N{MINUS SIGN}" in text
+
+
+def test_a_page_escapes_all_that_it_is_told(diagnosed):
+    text = report.diagnosis_page(diagnosed, {"Samples <1>": b""}, {"guide": "a<b"})
+    for raw in ("<mine>", "k < 1", "a <wide>", "left <out>", "Samples <1>", "a<b"):
+        assert raw not in text
+    for told in (
+        "K &lt; 1 &amp; so on ± 2.",
+        "a &lt;wide&gt; guide",
+        "left &lt;out&gt;",
+        "a &amp; b",
+    ):
+        assert told in text
+
+
+def test_a_page_of_what_is_no_diagnosis_is_refused(result):
+    with pytest.raises(ValueError, match="this Dataset is no diagnosis"):
+        report.diagnosis_page(result)

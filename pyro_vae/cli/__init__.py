@@ -10,14 +10,14 @@ user.
 
 from __future__ import annotations
 
-__all__ = ["main"]
+__all__ = ["DONE", "FAILED", "STOPPED", "USAGE", "main"]
 
 import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
 from pyro_vae.cli import audit, catalogue, compare, diagnose, train
-from pyro_vae.cli.common import USAGE, UsageError, say
+from pyro_vae.cli.common import DONE, FAILED, STOPPED, USAGE, UsageError, say
 
 
 class _Parser(argparse.ArgumentParser):

@@ -54,7 +54,7 @@ def pictures(found: xr.Dataset, names: list[str] | None = None) -> dict[str, Fig
         >>> list(pictures(diagnose(model, guide, x, steps=["pareto_k", "elbo"], show=False)))
         ['pareto_k', 'elbo']
     """
-    if "findings" not in found.attrs:
+    if "findings" not in found.attrs or "verdict" not in found.attrs:  # comparisons have findings
         raise ValueError(
             "this Dataset is no diagnosis: it says of no diagnostic that it was run. Take the "
             "result of diagnose, or draw that of one diagnostic by plots.PICTURES[name]."

@@ -70,22 +70,22 @@ def _diagnose(args: argparse.Namespace) -> int:
             out = Path(args.out or args.model).expanduser()
             x = _rows(args, vae, recipe)
             check_writable(out)
-            with threads(args.threads):
-                found = diagnose(
-                    vae.model,
-                    vae.guide,
-                    x,
-                    num_samples=args.num_samples,
-                    seed=args.seed,
-                    steps=steps,
-                    gate=not args.no_gate,
-                    show=not args.quiet,
-                    progress=not args.quiet,
-                )
-                images = _images(vae, x, recipe, args)
-            about = _about(recipe, args, len(x))
+        with threads(args.threads):
+            found = diagnose(
+                vae.model,
+                vae.guide,
+                x,
+                num_samples=args.num_samples,
+                seed=args.seed,
+                steps=steps,
+                gate=not args.no_gate,
+                show=not args.quiet,
+                progress=not args.quiet,
+            )
+            images = _images(vae, x, recipe, args)
+        page = report.diagnosis_page(found, images, _about(recipe, args, len(x)))
+        with usage_errors((OSError,)):
             store.write(found, out / "diagnosis.nc")
-            page = report.diagnosis_page(found, images, about)
             (out / "diagnosis.html").write_text(page, encoding="utf-8")
     except KeyboardInterrupt:
         say("pyro-vae: stopped; nothing was written.")

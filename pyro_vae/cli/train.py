@@ -72,8 +72,10 @@ def _train(args: argparse.Namespace) -> int:
             with seeded(args.seed, "cpu"):
                 saved.build(recipe)  # what does not go together is said before anything is made
             check_writable(out)
-            with threads(args.threads):
-                vae, history = _fitted(args, rows, recipe)
+        # an infinite KL, or steps that are too large, are the user's to mend
+        with usage_errors((ValueError, FloatingPointError)), threads(args.threads):
+            vae, history = _fitted(args, rows, recipe)
+        with usage_errors((OSError,)):
             saved.save(out, vae, recipe)
             store.write(history, out / "history.nc")
     except KeyboardInterrupt:

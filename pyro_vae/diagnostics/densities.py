@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["accurate_sum", "bernoulli_log_density", "log_density"]
+__all__ = ["accurate_sum", "bernoulli_log_density", "log_density", "normal_log_density"]
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -37,6 +38,10 @@ def log_density(fn: Any, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         found = bernoulli_log_density(base.logits, value, dims)
         if found is not None:
             return found
+    if type(base) is dist.Normal:
+        if base._validate_args:
+            base._validate_sample(value)
+        return normal_log_density(base.loc, base.scale, value, dims)
     return accurate_sum(base.log_prob(value).flatten(-dims))
 
 
@@ -91,3 +96,24 @@ def bernoulli_log_density(logits: Tensor, value: Tensor, dims: int) -> Tensor | 
         return None
     # not in place: the gradient of the product needs it
     return product.log().sum(-1, dtype=torch.float64)
+
+
+def normal_log_density(loc: Tensor, scale: Tensor, value: Tensor, dims: int) -> Tensor:
+    """The log density -1/2 sum_i u_i^2 - sum_i log s_i - n/2 log 2 pi, u = (x - m) / s.
+
+    What does not depend on x is summed once for each m and s, in float64; with many draws to each
+    of them that takes half the time of the sum of log densities.
+
+    Arguments:
+        loc: m, with `dims` rightmost dimensions of an event.
+        scale: s, of the shape of m.
+        value: x, of a shape that broadcasts with theirs.
+        dims: Over how many dimensions to sum.
+
+    Returns:
+        The sums in float64.
+    """
+    squares = ((value - loc) / scale).square().flatten(-dims)
+    constant = scale.log().flatten(-dims).sum(-1, dtype=torch.float64)
+    constant = constant + scale.shape[-dims:].numel() * (math.log(2 * math.pi) / 2)
+    return -accurate_sum(squares) / 2 - constant

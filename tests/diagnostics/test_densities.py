@@ -33,6 +33,29 @@ def test_bernoulli(shape, scale):
     torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("logits", "x"),
+    [
+        ((500, 9, 64), (64,)),
+        ((500, 9, 64), (9, 64)),
+        ((500, 9, 64), (1, 9, 64)),
+        ((500, 9, 64), (500, 1, 64)),
+        ((4500, 64), (4500, 64)),
+        ((1, 64), (4500, 64)),
+        ((64,), (4500, 64)),
+        ((2, 300, 300), (300, 300)),
+        ((300, 600), (300, 600)),
+    ],
+)
+def test_bernoulli_in_pieces(logits, x):
+    """More numbers than are worked on at once; values that some share, or all, or none."""
+    dims = 2 if x[-1] != 64 else 1
+    logits, x = torch.randn(logits), bits(*x)
+    found = bernoulli_log_density(logits, x, dims)
+    assert found is not None
+    torch.testing.assert_close(found, truth(logits, x, dims), rtol=1e-6, atol=1e-5)
+
+
 def test_bernoulli_takes_the_fast_way():
     logits, x = torch.randn(6, 4, 100), bits(4, 100)
     before = logits.clone()

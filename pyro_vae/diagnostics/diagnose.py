@@ -97,10 +97,10 @@ def diagnose(
         >>> def guide(x):
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
-        >>> x = 2**0.5 * torch.randn(50, generator=torch.Generator().manual_seed(0))
+        >>> x = 2**0.5 * torch.randn(100, generator=torch.Generator().manual_seed(0))
         >>> found = diagnose(model, guide, x, show=False)
         >>> found.attrs["verdict_level"], found.khat.shape
-        ('good', (50,))
+        ('good', (100,))
     """
     plan = _plan(steps)
     options = {

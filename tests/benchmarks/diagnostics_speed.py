@@ -100,11 +100,14 @@ def told(times, images):
     base = next(iter(times))
     for name, seconds in times.items():
         each = 1e3 * statistics.median(seconds) / images
-        sys.stdout.write(
-            f"{name:<28}{each:>10.3f} ms an image{ratio(times, name, base):>8.2f} x {base}\n"
-        )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    sys.stdout.write(f"peak memory of the process: {peak:.2f} GiB\n")
+        beside = f"{ratio(times, name, base):>8.2f} x {base}"
+        sys.stdout.write(f"{name:<28}{each:>10.3f} ms an image{beside}\n")
+    sys.stdout.write(f"peak memory of the process: {peak():.2f} GiB\n")
+
+
+def peak():
+    """The most memory that the process has had so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def ratio(times, name, base):
@@ -233,8 +236,11 @@ def speed_table(root=None, pythae=None):
         base, name, *others = times
         each = 1e3 * statistics.median(times[name]) / images
         beside = [f"{ratio(times, name, b):.2f} x {b.partition(',')[0]}" for b in (base, *others)]
-        rows.append([WORKS[name], f"{each:.3f}", ", ".join(beside)])
-    return tabulate(rows, ["what", "ms an image", "time"], "github", disable_numparse=True)
+        # that of what comes first: later ones share the process, with others in it
+        memory = "" if rows else f"{peak():.2f} GiB"
+        rows.append([WORKS[name], f"{each:.3f}", ", ".join(beside), memory])
+    heads = ["what", "ms each", "time", "memory of the process"]
+    return tabulate(rows, heads, "github", disable_numparse=True)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def _psis(columns: Tensor) -> PSIS:
         x[rows] = x[rows].scatter(-1, tail.index[rows, :size], smoothed)
     k = torch.where(status == Status.CONSTANT, -torch.inf, k)
     k = torch.where(status == Status.DEGENERATE, torch.inf, k)
-    x = torch.where(peak.isfinite().unsqueeze(-1), x, torch.nan)
+    x[~peak.isfinite()] = torch.nan
     total = x.logsumexp(-1)
     return PSIS(x - total.unsqueeze(-1), k, status, total + peak - math.log(x.shape[-1]))
 
@@ -264,5 +264,6 @@ def _chunk(draws: int) -> int:
 
 def _shifted(x: Tensor) -> tuple[Tensor, Tensor]:
     """The values less their maximum (0 if that is not finite), and the maximum."""
-    peak = x.max(-1).values
-    return torch.where(peak.isfinite().unsqueeze(-1), x - peak.unsqueeze(-1), 0.0), peak
+    peak = x.amax(-1)
+    finite, shifted = peak.isfinite(), x - peak.unsqueeze(-1)
+    return (shifted if finite.all() else torch.where(finite.unsqueeze(-1), shifted, 0.0)), peak

@@ -58,7 +58,7 @@ class LogWeights:
     def rounding(self) -> Tensor:
         """By how much log weights may differ for no other reason than rounding, (B,)."""
         parts = [self.log_likelihood, *self.log_prior.values(), *self.log_q.values()]
-        size = torch.stack([part.abs().max(0).values for part in parts]).sum(0)
+        size = torch.stack([part.abs().amax(0) for part in parts]).sum(0)
         return _ROUNDINGS * self.eps * size
 
     @cached_property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["accurate_sum", "bernoulli_log_density", "log_density"]
+__all__ = ["accurate_sum", "bernoulli_log_density", "log_density", "normal_log_density"]
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,6 +15,7 @@ from torch import Tensor
 RUN = 32
 """How many terms are multiplied, or summed in the precision they come in."""
 
+_PIECE = 2**17  # numbers
 _SMALLEST = 1e-30  # of a product that has lost no digits, in float32
 
 
@@ -37,6 +40,10 @@ def log_density(fn: Any, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         found = bernoulli_log_density(base.logits, value, dims)
         if found is not None:
             return found
+    if type(base) is dist.Normal:
+        if base._validate_args:
+            base._validate_sample(value)
+        return normal_log_density(base.loc, base.scale, value, dims)
     return accurate_sum(base.log_prob(value).flatten(-dims))
 
 
@@ -81,13 +88,54 @@ def bernoulli_log_density(logits: Tensor, value: Tensor, dims: int) -> Tensor | 
         return None
     if not bool(((value == 0) | (value == 1)).all()):
         return None
-    right = torch.mul(logits, 2 * value - 1).sigmoid_().flatten(-dims)
+    pieces = [_products(*piece, dims) for piece in _pieces(logits, 2 * value - 1, dims)]
+    product = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+    if not bool(product.amin() > _SMALLEST):
+        return None
+    # not in place: the gradient of the product needs it
+    logs = product.log().double()
+    # which sums rows of few numbers four times as fast as `sum` does
+    return logs @ logs.new_ones(logs.shape[-1])
+
+
+def _products(logits: Tensor, signs: Tensor, dims: int) -> Tensor:
+    """The products of runs of probabilities s(sign * logit), of shape (*, runs)."""
+    right = torch.mul(logits, signs).sigmoid_().flatten(-dims)
     count = right.shape[-1]
     whole = count // RUN * RUN
     products = [right[..., :whole].unflatten(-1, (-1, RUN)).prod(-1)] if whole else []
     products += [right[..., whole:].prod(-1, keepdim=True)] if count > whole else []
-    product = torch.cat(products, -1) if len(products) > 1 else products[0]
-    if not bool(product.min() > _SMALLEST):
-        return None
-    # not in place: the gradient of the product needs it
-    return product.log().sum(-1, dtype=torch.float64)
+    return torch.cat(products, -1) if len(products) > 1 else products[0]
+
+
+def _pieces(logits: Tensor, signs: Tensor, dims: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut both along their first dimension, into what the caches of a CPU hold."""
+    shared, split = signs.dim() < logits.dim(), signs.shape[:1] == logits.shape[:1]
+    if logits.device.type != "cpu" or logits.dim() == dims or not (shared or split):
+        yield logits, signs
+        return
+    rows = max(1, _PIECE * len(logits) // max(1, logits.numel()))
+    for first in range(0, max(1, len(logits)), rows):
+        last = first + rows
+        yield logits[first:last], signs if shared else signs[first:last]
+
+
+def normal_log_density(loc: Tensor, scale: Tensor, value: Tensor, dims: int) -> Tensor:
+    """The log density -1/2 sum_i u_i^2 - sum_i log s_i - n/2 log 2 pi, u = (x - m) / s.
+
+    What does not depend on x is summed once for each m and s, in float64; with many draws to each
+    of them that takes half the time of the sum of log densities.
+
+    Arguments:
+        loc: m, with `dims` rightmost dimensions of an event.
+        scale: s, of the shape of m.
+        value: x, of a shape that broadcasts with theirs.
+        dims: Over how many dimensions to sum.
+
+    Returns:
+        The sums in float64.
+    """
+    squares = ((value - loc) / scale).square().flatten(-dims)
+    constant = scale.log().flatten(-dims).sum(-1, dtype=torch.float64)
+    constant = constant + scale.shape[-dims:].numel() * (math.log(2 * math.pi) / 2)
+    return -accurate_sum(squares) / 2 - constant

@@ -162,6 +162,8 @@ def _log_mean(log_weight: Tensor) -> Tensor:
 
 def _group_means(log_weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """L_K, the mean over disjoint groups of K draws, and its standard error."""
+    if size == 1:
+        return mean_and_error(log_weight)
     groups = len(log_weight) // size
     grouped = log_weight[: groups * size].unflatten(0, (groups, size))
     return mean_and_error(grouped.logsumexp(1) - math.log(size))
@@ -169,7 +171,7 @@ def _group_means(log_weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def _resampled(log_weight: Tensor) -> tuple[Tensor, Tensor]:
     """The log mean and the mean log of resampled weights, less the largest, by replicate."""
-    shifted = log_weight - log_weight.max(0).values
+    shifted = log_weight - log_weight.amax(0)
     both = torch.cat([shifted.exp(), shifted], -1)
     means = torch.cat([counts.to(both) @ both for counts in _resamples(len(both))]) / len(both)
     mean, mean_log = means.chunk(2, -1)

@@ -18,6 +18,7 @@ __all__ = [
     "LAYOUTS",
     "Batch",
     "Choice",
+    "Laws",
     "Layout",
     "OneByOne",
     "Plate",
@@ -46,6 +47,8 @@ from pyro_vae.infer.unexpanded import remembering, unexpanded
 
 Program: TypeAlias = Callable[..., Any]
 Values: TypeAlias = Mapping[str, Tensor]
+Laws: TypeAlias = Mapping[str, Any]
+"""Distributions by latent site."""
 # a site as Pyro's traces hold it
 Node: TypeAlias = Any
 
@@ -61,11 +64,14 @@ class Ran(NamedTuple):
         log_density: By site, observed ones included, log densities of shape (draws, data) in
             float64, masked as the program masks them, and not scaled.
         observed: The names of the sites that are observed.
+        laws: The distributions of latent sites, as they were before a plate of particles
+            expanded them; those that nothing masks.
     """
 
     values: dict[str, Tensor]
     log_density: dict[str, Tensor]
     observed: frozenset[str]
+    laws: Laws
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,7 @@ class OneByOne(Layout):
             {n: torch.stack([r.values[n] for r in runs]) for n in runs[0].values},
             {n: torch.stack([r.log_density[n] for r in runs]) for n in runs[0].log_density},
             runs[0].observed,
+            runs[0].laws,
         )
 
     def _once(self, program: Program, batch: Batch, values: Values | None) -> Ran:
@@ -230,6 +237,7 @@ class _Run(Messenger):
             {n: plain(batch.sites[n], node["value"]) for n, node in latent.items()},
             {n: density(node) for n, node in self.nodes.items()},
             frozenset(self.nodes) - frozenset(latent),
+            {n: unexpanded(node) for n, node in latent.items() if node["mask"] is None},
         )
 
 

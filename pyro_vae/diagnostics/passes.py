@@ -97,7 +97,7 @@ class Pass:
 
     def draws(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """The `num_samples` draws of the guide by site, (draws, *shape of one draw)."""
-        parts = [values for _, values, _ in self.stream._drawn(batch, number)]
+        parts = [ran.values for _, ran in self.stream._drawn(batch, number)]
         return {n: torch.cat([p[n] for p in parts]) for n in parts[0]}
 
     def flat(self, name: str, value: Tensor) -> Tensor:

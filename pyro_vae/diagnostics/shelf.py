@@ -45,6 +45,8 @@ from pyro_vae.registry import Registry
 Columns: TypeAlias = Mapping[str, Tensor | tuple[tuple[str, ...], Any]]
 """By name, a tensor of shape (data,), or dims and what has their shape (a list of names, say)."""
 
+_Table: TypeAlias = dict[str, tuple[tuple[str, ...], np.ndarray]]
+
 DIAGNOSTICS: Registry[Callable[..., xr.Dataset]] = Registry("diagnostic")
 """All diagnostics by name."""
 
@@ -190,18 +192,12 @@ def summarised(diagnostics: Sequence[FromWeights], stream: Stream) -> list[xr.Da
     Returns:
         The Dataset of each, with the attrs of the stream.
     """
-    parts: list[list[xr.Dataset]] = [[] for _ in diagnostics]
+    parts: list[list[_Table]] = [[] for _ in diagnostics]
     for block in stream:
         for diagnostic, own in zip(diagnostics, parts, strict=True):
-            own.append(_dataset(diagnostic.columns(block), block))
+            own.append(_table(diagnostic.columns(block)))
     return [
-        _summary(
-            d,
-            xr.concat(
-                own, "data", data_vars="minimal", coords="minimal", compat="equals", join="exact"
-            ),
-            stream,
-        )
+        _summary(d, _joined(own, stream.size), stream)
         for d, own in zip(diagnostics, parts, strict=True)
     ]
 
@@ -211,15 +207,26 @@ def _summary(diagnostic: FromWeights, table: xr.Dataset, stream: Stream) -> xr.D
     return table if diagnostic.summary is None else diagnostic.summary(table)
 
 
-def _dataset(columns: Columns, block: LogWeights) -> xr.Dataset:
-    variables = {
-        name: (("data",), column) if isinstance(column, Tensor) else column
+def _table(columns: Columns) -> _Table:
+    return {
+        name: (("data",), _numpy(column))
+        if isinstance(column, Tensor)
+        else (tuple(column[0]), _numpy(column[1]))
         for name, column in columns.items()
     }
-    return xr.Dataset(
-        {name: (dims, _numpy(value)) for name, (dims, value) in variables.items()},
-        coords={"data": np.arange(block.start, block.start + block.size)},
-    )
+
+
+def _joined(blocks: Sequence[_Table], size: int) -> xr.Dataset:
+    """The columns of all blocks, one after the other; what is not by datum is in all the same."""
+    variables: _Table = {}
+    for name, (dims, first) in blocks[0].items():
+        values = [block[name][1] for block in blocks]
+        if "data" in dims:
+            first = np.concatenate(values, dims.index("data"))
+        elif not all(np.array_equal(first, value) for value in values[1:]):
+            raise ValueError(f"{name!r} is not by datum, but differs between blocks of data.")
+        variables[name] = dims, first
+    return xr.Dataset(variables, coords={"data": np.arange(size)})
 
 
 def _numpy(value: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ __all__ = ["BLOCK_SIZE", "Stream", "log_weights"]
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -36,7 +36,9 @@ from pyro_vae import kl
 from pyro_vae.diagnostics.block import LogWeights
 from pyro_vae.diagnostics.particles import (
     Batch,
+    Laws,
     Program,
+    Ran,
     Repeated,
     SiteShape,
     Values,
@@ -44,7 +46,7 @@ from pyro_vae.diagnostics.particles import (
 )
 from pyro_vae.infer.batches import Data
 from pyro_vae.infer.following import follow
-from pyro_vae.infer.guard import evaluating, untouched
+from pyro_vae.infer.guard import evaluating, seed_everything, untouched
 from pyro_vae.infer.rows import data_plate
 from pyro_vae.infer.sites import latent_sites, refuse_random_rows
 
@@ -211,7 +213,7 @@ class Stream:
         self._store = pyro.get_param_store().get_state()
 
     def _first_traces(self, first: Data) -> tuple[poutine.Trace, poutine.Trace]:
-        pyro.set_rng_seed(_seed(self.seed))
+        seed_everything(_seed(self.seed))
         try:
             return self._traces(first)
         except Exception as error:
@@ -248,12 +250,13 @@ class Stream:
         with pyro.validation_enabled(False):  # it looked on at the rehearsal
             parts: dict[str, dict[str, Tensor]] = {"likelihood": {}, "prior": {}, "q": {}}
             draws: list[dict[str, Tensor]] = []
-            for first, drawn, log_q in self._drawn(batch, number):
-                _put(parts["q"], log_q, first, self.num_samples)
-                self._score(parts, batch, drawn, first)
+            laws: tuple[Laws, Laws] = {}, {}
+            for first, ran in self._drawn(batch, number):
+                _put(parts["q"], ran.log_density, first, self.num_samples)
+                laws = ran.laws, self._score(parts, batch, ran.values, first)
                 if self.keep_draws:
-                    draws.append(drawn)
-            exact = self._exact(data, number)
+                    draws.append(ran.values)
+            exact = self._exact(batch, number, *laws)
         return LogWeights(
             start,
             torch.stack(list(parts["likelihood"].values())).sum(0),
@@ -274,9 +277,7 @@ class Stream:
         }
         return Batch(data, first.frame, first.nesting, sites)
 
-    def _drawn(
-        self, batch: Batch, number: int
-    ) -> Iterator[tuple[int, dict[str, Tensor], dict[str, Tensor]]]:
+    def _drawn(self, batch: Batch, number: int) -> Iterator[tuple[int, Ran]]:
         """Run the guide on blocks of draws, whose sizes depend on the program alone."""
         latent = sum(math.prod(s.batch + s.event) for s in self._batch.sites.values())
         most = max(1, min(DRAWS, _LATENT_NUMBERS // max(latent, 1)))
@@ -284,17 +285,20 @@ class Stream:
             most = max(1, min(most, _REPEATED_ROWS // self._block))
         for i, first in enumerate(range(0, self.num_samples, most)):
             count = min(most, self.num_samples - first)
-            pyro.set_rng_seed(_seed(self.seed, number, i))
-            ran = self.choice.guide.run(self.guide, batch, count, None)
-            yield first, ran.values, ran.log_density
+            seed_everything(_seed(self.seed, number, i))
+            yield first, self.choice.guide.run(self.guide, batch, count, None)
 
     def _score(
         self, parts: dict[str, dict[str, Tensor]], batch: Batch, drawn: Values, first: int
-    ) -> None:
-        """Run the model on the draws, as many at a time as `batch_size` allows."""
+    ) -> Laws:
+        """Run the model on the draws, as many at a time as `batch_size` allows.
+
+        Returns its distributions of the last run.
+        """
         count = len(next(iter(drawn.values())))
         width = min(batch.data.size, self.batch_size)
         step = max(1, self.batch_size // width)
+        laws: Laws = {}
         for left in range(0, batch.data.size, width):
             part, values = self._narrowed(batch, drawn, left, width)
             for low in range(0, count, step):
@@ -306,6 +310,8 @@ class Stream:
                         kind[name] = value.new_empty(self.num_samples, batch.data.size)
                     at = first + low
                     kind[name][at : at + len(value), left : left + value.shape[1]] = value
+                laws = ran.laws
+        return laws
 
     def _narrowed(
         self, batch: Batch, drawn: Values, left: int, width: int
@@ -320,13 +326,27 @@ class Stream:
             for n, v in drawn.items()
         }
 
-    def _exact(self, data: Data, number: int) -> dict[str, Tensor]:
-        """KL(q || p) by datum, at the sites where one run tells it."""
-        if not self._free:
-            return {}
-        pyro.set_rng_seed(_seed(self.seed, number))
-        guide, model = (dict[str, Any](t.nodes) for t in self._traces(data))
-        return {n: _kl(guide[n], model[n], self.frame.dim, data.size) for n in self._free}
+    def _exact(self, batch: Batch, number: int, q: Laws, p: Laws) -> dict[str, Tensor]:
+        """KL(q || p) by datum, at the sites where one run tells it.
+
+        Arguments:
+            batch: The data.
+            number: That of the block.
+            q: The distributions of a run of the guide.
+            p: Those of a run of the model.
+        """
+        dim, size = self.frame.dim, batch.data.size
+        told = {n: (q.get(n), p.get(n)) for n in self._free}
+        if all(_is_plain(law, batch.sites[n]) for n, laws in told.items() for law in laws):
+            return {n: _kl(*laws, (), dim, size) for n, laws in told.items()}
+        seed_everything(_seed(self.seed, number))
+        nodes = [dict[str, Any](t.nodes) for t in self._traces(batch.data)]
+        found = {}
+        for name in self._free:
+            guide, model = (of[name] for of in nodes)
+            masks = [node["mask"] for node in (guide, model) if node["mask"] is not None]
+            found[name] = _kl(guide["fn"], model["fn"], masks, dim, size)
+        return found
 
 
 def log_weights(
@@ -407,12 +427,16 @@ def _put(parts: dict[str, Tensor], found: Mapping[str, Tensor], first: int, coun
         parts[name][first : first + len(value)] = value
 
 
-def _kl(q: Any, p: Any, dim: int | None, size: int) -> Tensor:
+def _is_plain(law: Any, site: SiteShape) -> bool:
+    """Whether a distribution is that of a run without particles."""
+    return law is not None and law.batch_shape == site.batch
+
+
+def _kl(q: Any, p: Any, masks: Sequence[Any], dim: int | None, size: int) -> Tensor:
     """KL(q || p) by datum, masked as both sides are; NaN where a quadrature failed."""
-    value, _ = kl.divergence(q["fn"], p["fn"], with_error=True)
-    for node in (q, p):
-        if node["mask"] is not None:
-            value = torch.as_tensor(scale_and_mask(value, mask=node["mask"]))
-    value = value.double().expand(q["fn"].batch_shape)
+    value, _ = kl.divergence(q, p, with_error=True)
+    for mask in masks:
+        value = torch.as_tensor(scale_and_mask(value, mask=mask))
+    value = value.double().expand(q.batch_shape)
     inner = [d for d in range(-value.dim(), 0) if d != dim]
     return value.sum(inner) if inner else value.expand(size)

@@ -24,6 +24,7 @@ import warnings
 
 import torch
 import torch.nn.functional as F
+from tabulate import tabulate
 from torch import nn
 
 from pyro_vae import VAE, datasets, diagnostics, networks
@@ -32,6 +33,11 @@ from pyro_vae.diagnostics import DiagnosticWarning, Stream, summarised
 from pyro_vae.pareto import psis
 
 ROWS = (512, 1024, 2048, 4096)
+WORKS = {
+    "k-hat, ELBO, IWAE": "k-hat, ELBO and IWAE of 10,000 digits, 1000 draws each",
+    "IWAE-5000 and its error": "log p(x) of MNIST, 5000 draws each, with its error",
+    "pyro_vae.pareto.psis": "smoothing of 10,000 columns of 1000 log weights",
+}
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -90,13 +96,23 @@ def turn_about(works, rounds, clock):
     return times
 
 
-def told(times, base, images):
+def told(times, images):
+    base = next(iter(times))
     for name, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, times[base], strict=True))
         each = 1e3 * statistics.median(seconds) / images
-        sys.stdout.write(f"{name:<28}{each:>10.3f} ms an image{ratio:>8.2f} x {base}\n")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    sys.stdout.write(f"peak memory of the process: {peak:.2f} GiB\n")
+        beside = f"{ratio(times, name, base):>8.2f} x {base}"
+        sys.stdout.write(f"{name:<28}{each:>10.3f} ms an image{beside}\n")
+    sys.stdout.write(f"peak memory of the process: {peak():.2f} GiB\n")
+
+
+def peak():
+    """The most memory that the process has had so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def ratio(times, name, base):
+    """How many times as long as the base one takes, the median over rounds."""
+    return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
 
 
 def best_rows(vae, x, draws, clock):
@@ -118,7 +134,7 @@ def digits(args, clock):
         f"bare, {rows} rows": lambda: bare(vae, x, 1000, rows),
         "k-hat, ELBO, IWAE": lambda: ours(vae, x, 1000, kinds),
     }
-    told(turn_about(works, args.rounds, clock), f"bare, {rows} rows", count)
+    return turn_about(works, args.rounds, clock), count
 
 
 def smoothing(args, clock):
@@ -133,7 +149,7 @@ def smoothing(args, clock):
         f"arviz {az.__version__}": lambda: az.psislw(array),
         "pyro_vae.pareto.psis": lambda: psis(log_weights),
     }
-    told(turn_about(works, args.rounds, clock), f"arviz {az.__version__}", count)
+    return turn_about(works, args.rounds, clock), count
 
 
 def iwae(args, clock):
@@ -142,14 +158,13 @@ def iwae(args, clock):
     count = args.images or 200
     x = datasets.load("static_mnist", root=args.root).test[:count]
     rows = best_rows(vae, x, 1000, clock)
-    base = f"bare, {rows} rows"
     works = {
-        base: lambda: bare(vae, x, 5000, rows),
+        f"bare, {rows} rows": lambda: bare(vae, x, 5000, rows),
         "IWAE-5000 and its error": lambda: ours(vae, x, 5000, [diagnostics.iwae]),
     }
     if args.pythae is not None:
         works["Pythae get_nll"] = pythae(args.pythae, x)
-    told(turn_about(works, args.rounds, clock), base, count)
+    return turn_about(works, args.rounds, clock), count
 
 
 def pythae(path, x):
@@ -205,7 +220,27 @@ def main():
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore", DiagnosticWarning)
     clock = time.process_time if args.cpu_time else time.perf_counter
-    {"digits": digits, "psis": smoothing, "iwae": iwae}[args.what](args, clock)
+    told(*{"digits": digits, "psis": smoothing, "iwae": iwae}[args.what](args, clock))
+
+
+def speed_table(root=None, pythae=None):
+    """All of them as Markdown, with one thread; a row is missing where its data are."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", DiagnosticWarning)
+    rows = []
+    for work, images, rounds in ((digits, 10_000, 3), (iwae, 100, 5), (smoothing, 10_000, 5)):
+        if work is iwae and root is None:
+            continue
+        given = argparse.Namespace(images=images, rounds=rounds, root=root, pythae=pythae)
+        times, _ = work(given, time.perf_counter)
+        base, name, *others = times
+        each = 1e3 * statistics.median(times[name]) / images
+        beside = [f"{ratio(times, name, b):.2f} x {b.partition(',')[0]}" for b in (base, *others)]
+        # that of what comes first: later ones share the process, with others in it
+        memory = "" if rows else f"{peak():.2f} GiB"
+        rows.append([WORKS[name], f"{each:.3f}", ", ".join(beside), memory])
+    heads = ["what", "ms each", "time", "memory of the process"]
+    return tabulate(rows, heads, "github", disable_numparse=True)
 
 
 if __name__ == "__main__":

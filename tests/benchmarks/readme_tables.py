@@ -4,6 +4,7 @@ python -m tests.benchmarks.readme_tables                # the shelf, and how man
 python -m tests.benchmarks.readme_tables --speed        # and how fast they are (minutes)
 python -m tests.benchmarks.readme_tables --spheres      # and how fast draws on the sphere are
 python -m tests.benchmarks.readme_tables --diagnostics  # and which of them catches what (a minute)
+python -m tests.benchmarks.readme_tables --diagnostics-speed [ROOT [PYTHAE]]   # how fast they are
 python -m tests.benchmarks.readme_tables --matrix OUT   # and what `compare --out OUT` found
 """
 
@@ -193,6 +194,12 @@ def main():
         help="measure draws on the sphere, beside the packages found there",
     )
     parser.add_argument("--diagnostics", action="store_true", help="run every diagnostic")
+    parser.add_argument(
+        "--diagnostics-speed",
+        nargs="*",
+        metavar="PATH",
+        help="measure them: where static MNIST lies, and a checkout of Pythae (minutes)",
+    )
     parser.add_argument("--matrix", metavar="OUT", help="the folder of a comparison")
     given = parser.parse_args()
     text = written(README.read_text(), "kl-counts", counts_table())
@@ -219,6 +226,12 @@ def main():
         from tests.benchmarks.who_catches_what import caught_table
 
         text = written(text, "who-catches-what", caught_table())
+    if given.diagnostics_speed is not None:
+        from tests.benchmarks import diagnostics_speed
+
+        text = written(
+            text, "diagnostics-speed", diagnostics_speed.speed_table(*given.diagnostics_speed)
+        )
     README.write_text(text)
 
 

@@ -361,6 +361,50 @@ def test_exact_kl_only_where_one_run_tells_it():
     torch.testing.assert_close(found.kl["a"], truth)
 
 
+def masked_model(x):
+    with pyro.plate("data", len(x)):
+        with poutine.mask(mask=x[:, 0] > 0):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=F64), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.repeat(1, 3)[:, :5], 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.usefixtures("slow_is_known")
+@pytest.mark.parametrize("program", [*PROGRAMS, "masked"])
+def test_exact_kls_do_not_depend_on_how_programs_are_run(program):
+    """Whether they are those of runs made for draws, or of a run of their own."""
+    model, guide, *_ = PROGRAMS.get(program, (masked_model, MEAN_FIELD))
+    options = {"num_samples": 4, "block_size": 4, "exact_kl": True, **QUIET}
+    first = log_weights(model, guide, data(9), **options)
+    assert first.kl
+    for batch_size in (1, 3, 8):
+        other = log_weights(model, guide, data(9), batch_size=batch_size, **options)
+        assert other.kl.keys() == first.kl.keys()
+        for name, value in first.kl.items():
+            torch.testing.assert_close(other.kl[name], value, rtol=1e-12, atol=1e-12)
+    if program == "masked":
+        assert torch.equal(first.kl["z"] == 0, data(9)[:, 0] <= 0)
+
+
+def test_exact_kls_cost_no_runs():
+    calls = []
+
+    def counted(x):
+        calls.append(len(x))
+        return MEAN_FIELD(x)
+
+    stream = Stream(model, counted, data(9), block_size=3, num_samples=5, exact_kl=True, **QUIET)
+    calls.clear()
+    assert all("z" in block.kl for block in stream)
+    assert calls == [3, 3, 3]
+
+
+def test_no_seed_waits_for_an_accelerator():
+    """Torch keeps seeds, each with a traceback, for devices that were not used so far."""
+    before = len(torch.cuda._queued_calls)
+    log_weights(model, MEAN_FIELD, data(9), num_samples=5, block_size=3, **QUIET)
+    assert len(torch.cuda._queued_calls) == before
+
+
 # -------------------------------------------------------------------------------------- refusals
 def outside(x):
     loc = pyro.sample("loc", dist.Normal(torch.zeros(2, dtype=F64), 1.0).to_event(1))

@@ -204,3 +204,31 @@ def test_few_draws_are_no_failure():
     assert found.elbo_std_error.isnull().all()
     assert found.khat.isnull().all()
     assert "1 draws are too few for k-hat" in found.attrs["verdict"]
+
+
+def test_columns_of_all_blocks_are_joined():
+    @from_weights()
+    def several(weights):
+        """By datum, by site and datum, and by neither."""
+        number = torch.arange(weights.start, weights.start + weights.size)
+        return {
+            "number": number,
+            "both": (("data", "half"), torch.stack([number, number / 2], 1)),
+            "turned": (("half", "data"), torch.stack([number, number / 2])),
+            "half": (("half",), ["no", "yes"]),
+        }
+
+    found = several(model, MEAN_FIELD, data(9), block_size=4, **OPTIONS)
+    assert found.number.values.tolist() == found.data.values.tolist() == list(range(9))
+    assert found.both.sel(half="yes").values.tolist() == [i / 2 for i in range(9)]
+    xr.testing.assert_equal(found.both, found.turned.T)
+
+
+def test_what_is_not_by_datum_must_be_the_same_in_every_block():
+    @from_weights()
+    def first(weights):
+        """The number of the first datum."""
+        return {"first": ((), weights.start)}
+
+    with pytest.raises(ValueError, match="'first' is not by datum, but differs between blocks"):
+        first(model, MEAN_FIELD, data(9), block_size=4, **OPTIONS)

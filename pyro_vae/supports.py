@@ -22,6 +22,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions.constraints import Constraint
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 class Space(NamedTuple):
@@ -106,10 +107,12 @@ def _bound(support: Constraint, name: str, default: float) -> float:
     """The one value of a bound, `default` without one, NaN if its elements differ."""
     if not hasattr(support, name):
         return default
-    bound = torch.as_tensor(getattr(support, name))
-    if bound.numel() == 0 or not bool((bound == bound.flatten()[0]).all()):
-        return math.nan
-    return float(bound.flatten()[0])
+    # a bound is a constant of the program, to be read also while its operations are recorded
+    with _disable_current_modes():
+        bound = torch.as_tensor(getattr(support, name))
+        if bound.numel() == 0 or not bool((bound == bound.flatten()[0]).all()):
+            return math.nan
+        return float(bound.flatten()[0])
 
 
 def lies_within(inner: Constraint, outer: Constraint) -> bool | None:

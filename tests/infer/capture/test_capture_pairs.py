@@ -11,6 +11,7 @@ from builders import WIDTH, binary, small_vae, trains
 from equal import assert_same
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
+from pyro_vae import families as fam
 from pyro_vae import kl
 from pyro_vae.families import registry
 from pyro_vae.infer import TraceExactKL_ELBO, TraceIWAE_ELBO, TraceSTL_ELBO
@@ -81,6 +82,13 @@ def test_every_family_is_replayed_as_it_runs(guide, prior):
     vae, x = vae_of(guide, prior), binary()
     elbo = "exact" if "exact" in elbos_of(vae, x) else "trace"
     assert check(guide, prior, elbo).graphs[0].same_stream
+
+
+def test_a_guide_carried_onto_an_interval_reads_its_bounds_once():
+    prior = shaped("uniform")
+    guide = fam.Transported(fam.Normal(EVENT, context=WIDTH), to=prior)
+    vae = small_vae(prior, guide)
+    assert_same(ELBOS["exact"](), vae.model, vae.guide, (binary(),), vae.parameters())
 
 
 @pytest.mark.parametrize("elbo", ELBOS)

@@ -27,6 +27,8 @@ CHUNK = 2**19
 """How many log densities are held at once."""
 
 FEWEST = 3
+NOTHING = 0.1
+"""Nats of mutual information below which, beyond doubt, z says nothing about x."""
 
 
 class _Block(NamedTuple):
@@ -49,9 +51,12 @@ def _judge(table: xr.Dataset) -> list[Finding]:
     )
     found: list[Finding] = []
     # its bounds meet at zero for a guide that does not look at x
-    if high < max(0.01, 3 * error[1]):
+    if high + 3 * error[1] < NOTHING:
         advice = "beta below 1 at first or free_bits, a weaker decoder, or a longer training."
         found.append(Finding("bad", f"z says nothing about x: {numbers}.", advice))
+    elif high < 3 * error[1]:
+        text = f"these data are too few to say whether z says anything about x: {numbers}."
+        found.append(Finding("care", text, "more data."))
     elif table.attrs["mutual_information_saturated"]:
         text = f"z tells data apart as far as their number lets one see: {numbers}."
         advice = "the lower bound cannot exceed log N: take more data (max_data=)."

@@ -294,6 +294,15 @@ def test_a_narrow_guide_saturates_nothing_when_it_ignores_x(aggregates):
     assert "z says nothing about x" in findings[0].text
 
 
+def test_few_data_are_no_proof_that_z_says_nothing():
+    case = cases()["the exact posterior"]
+    table = aggregate_posterior(case.model, case.guide, case.oracle.sample(60), progress=False)
+    table.mutual_information.values[1] = 2 * table.mutual_information_std_error.values[1] + 0.2
+    table.mutual_information_std_error.values[1] = 0.3
+    finding = aggregate_posterior.step.judge(table)[0]
+    assert (finding.level, finding.advice) == ("care", "more data.")
+
+
 # ------------------------------------------------------------------------------------ refusals
 def test_too_few_data_or_draws_are_refused():
     case = cases()["the exact posterior"]

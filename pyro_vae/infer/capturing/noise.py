@@ -16,7 +16,7 @@ Source: On the distribution of points in a cube and the approximate evaluation o
 
 from __future__ import annotations
 
-__all__ = ["KINDS", "Lifted", "Noise", "Source", "lift"]
+__all__ = ["KINDS", "Lifted", "Noise", "Source", "lift", "source_of"]
 
 import math
 from collections.abc import Callable, Sequence
@@ -125,6 +125,20 @@ class Noise:
         return torch.stack(drawn) if self._looped else drawn[0]
 
 
+def source_of(node: Node, *, lifted: bool) -> Source:
+    """Return what a random node draws.
+
+    Arguments:
+        node: A random node.
+        lifted: Whether it became an argument.
+    """
+    return Source(_law(node), tuple(getattr(node.meta.get("val"), "shape", ())), lifted)
+
+
+def _law(node: Node) -> str:
+    return node.target.__name__.split(".")[0]  # type: ignore[union-attr]
+
+
 def lift(graph: GraphModule) -> tuple[list[Lifted], list[Source]]:
     """Turn the random nodes whose laws are fixed into arguments, in place.
 
@@ -138,10 +152,8 @@ def lift(graph: GraphModule) -> tuple[list[Lifted], list[Source]]:
     sources: list[Source] = []
     last = [n for n in graph.graph.nodes if n.op == "placeholder"]
     for node in [n for n in graph.graph.nodes if n.op == "call_function" and is_random(n)]:
-        value = node.meta["val"]
         made = _lifted(node)
-        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-        sources.append(Source(node.target.__name__.split(".")[0], shape, made is not None))
+        sources.append(source_of(node, lifted=made is not None))
         if made is None:
             continue
         with graph.graph.inserting_before(_after(graph, last)):
@@ -184,13 +196,12 @@ def _lifted(node: Node) -> Lifted | None:
         own = [blank if isinstance(a, _Blank) else a for a in args]
         return target(*own, **kwargs)  # type: ignore[operator,misc]
 
-    value = torch.empty(0, dtype=like.dtype, device=device).new_empty(like.shape, device="meta")
-    return Lifted(draw, _from_uniform(node), value)
+    return Lifted(draw, _from_uniform(node), like)
 
 
 def _from_uniform(node: Node) -> Callable[[Tensor], Tensor] | None:
     """The inverse distribution function of a continuous law, None of a discrete one."""
-    name = node.target.__name__.split(".")[0]  # type: ignore[union-attr]
+    name = _law(node)
     numbers = [a for a in node.args if isinstance(a, int | float)]
     if name == "normal_":
         mean, deviation = (*numbers, *(0.0, 1.0)[len(numbers) :])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_vae.infer.capturing.noise import Noise, Source, lift
+from pyro_vae.infer.capturing.noise import Noise, lift, source_of
 from pyro_vae.infer.capturing.tidy import is_random, tidy, written_state
 from pyro_vae.infer.capturing.tracing import NotCapturable, Traced
 
@@ -52,7 +52,7 @@ class Replay:
         graph = tidy(traced.graph)
         self.graph, self.leaves = graph, traced.leaves
         self.noise: Noise | None = None
-        self.sources = [_source(n) for n in graph.graph.nodes if is_random(n)]
+        self.sources = [source_of(n, lifted=False) for n in graph.graph.nodes if is_random(n)]
         if noise is not None:
             lifted, self.sources = lift(graph)
             own = [source.law for source in self.sources if not source.lifted]
@@ -120,12 +120,6 @@ def _inductor(graph: GraphModule, given: list[Any], options: dict[str, Any]) -> 
 def _close(a: Tensor, b: Tensor) -> bool:
     tolerance = 1e-4 if a.dtype == torch.float32 else 1e-9
     return bool(torch.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True))
-
-
-def _source(node: Any) -> Source:
-    value = node.meta.get("val")
-    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-    return Source(node.target.__name__.split(".")[0], shape, lifted=False)
 
 
 def check_compiler() -> None:

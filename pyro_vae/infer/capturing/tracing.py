@@ -34,6 +34,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.checks import deferred
 from pyro_vae.infer.bound import Objective
+from pyro_vae.infer.capturing.tidy import value_of
 
 # whose frames are not the program's own
 _LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (torch, pyro))
@@ -292,11 +293,5 @@ def _of_dynamic_shape(graph: GraphModule) -> list[Node]:
 
 
 def _masks(node: Node) -> bool:
-    values = [None if n is None else _value(n) for n in node.args[1]]  # type: ignore[union-attr]
+    values = [None if n is None else value_of(n) for n in node.args[1]]  # type: ignore[union-attr]
     return _by_booleans(values)
-
-
-def _value(node: Any) -> Any:
-    if node.op == "get_attr":
-        return getattr(node.graph.owning_module, node.target)
-    return node.meta.get("val")

@@ -276,12 +276,24 @@ def _reason(error: Exception, site: str) -> str:
 
 
 def _own_frame(frames: Sequence[traceback.FrameSummary]) -> str:
-    """The innermost line that is neither torch's, Pyro's nor of this package's inference."""
-    own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, _HERE))]
-    frame = (own or list(frames))[-1]
+    """The innermost line of the program, and the line of torch or Pyro below it that it led to."""
+    plain = [f for f in frames if not f.filename.startswith(("<", __file__, *_RECORDERS))]
+    own = [f for f in plain if not f.filename.startswith((*_LIBRARIES, _HERE))]
+    frame, deepest = (own or plain)[-1], plain[-1]
+    if deepest is frame or not deepest.filename.startswith(_LIBRARIES):
+        return _line(frame)
+    return f"{_line(frame)} (in {deepest.name}, {_line(deepest)})"
+
+
+def _line(frame: traceback.FrameSummary) -> str:
     return f"{Path(frame.filename).name}:{frame.lineno}: {(frame.line or '').strip()}"
 
 
+# the parts of torch that run operations and record them, through which every one goes
+_RECORDERS = tuple(
+    str(Path(torch.__file__).parent / part)
+    for part in ("fx", "_", "utils", "overrides", "autograd", "nn/modules/module")
+)
 _HERE = str(Path(__file__).parent.parent)
 
 

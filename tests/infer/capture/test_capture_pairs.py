@@ -14,7 +14,12 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro_vae import families as fam
 from pyro_vae import kl
 from pyro_vae.families import registry
-from pyro_vae.infer import TraceExactKL_ELBO, TraceIWAE_ELBO, TraceSTL_ELBO
+from pyro_vae.infer import (
+    NotCapturable,
+    TraceExactKL_ELBO,
+    TraceIWAE_ELBO,
+    TraceSTL_ELBO,
+)
 from pyro_vae.supports import lies_within, space_of
 
 EVENT = (3, 4)
@@ -125,16 +130,34 @@ def test_every_elbo_class_is_compiled(elbo):
 
 
 # ------------------------------------------------------------------------------- the whole product
+# torch's KL of two of these asks whether their exponents, which are predicted, are equal numbers
+COMPARED_BY_VALUE = [("kumaraswamy", "kumaraswamy"), ("inverse_gamma", "inverse_gamma")]
+
+
+def finite_everywhere(vae, x):
+    return bool(kl.route(vae.guide.encoder.z(x), vae.model.prior.z()).finite.all())
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(("guide", "prior"), PAIRS)
 @pytest.mark.parametrize("elbo", ELBOS)
 def test_whole_product_replayed(guide, prior, elbo):
     vae, x = vae_of(guide, prior), binary()
-    if elbo in elbos_of(vae, x):
-        assert check(guide, prior, elbo).graphs[0].same_stream
-    else:
+    if elbo not in elbos_of(vae, x):
         with pytest.raises((ValueError, NotImplementedError)):
             check(guide, prior, elbo)
+    elif elbo == "mean_field" and (guide, prior) in COMPARED_BY_VALUE:
+        with pytest.raises(NotCapturable, match=r"transforms.py:.*exponent"):
+            check(guide, prior, elbo)
+    elif elbo == "mean_field" and not finite_everywhere(vae, x):
+        # Pyro samples, unsaid, a KL that is infinite for some datum; a graph cannot change its
+        # mind, and where it holds a closed form it refuses the step
+        try:
+            check(guide, prior, elbo)
+        except FloatingPointError as error:
+            assert "the loss was inf" in str(error)  # noqa: PT017
+    else:
+        assert check(guide, prior, elbo).graphs[0].same_stream
 
 
 @pytest.mark.full

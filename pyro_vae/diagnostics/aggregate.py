@@ -241,7 +241,7 @@ class _Aggregate:
         return torch.stack(parts).sum(0)
 
     def _by_node(self, node: Node, name: str, value: Tensor, size: int) -> Tensor:
-        nesting = self.walk.stream._batch.nesting
+        nesting = self.walk.stream.first.nesting
         shape = self.walk.shapes[name]
         ones = (1,) * (nesting - len(shape.batch))
         value = value.reshape(len(value), *ones, *value.shape[1:])

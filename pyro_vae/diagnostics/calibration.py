@@ -255,7 +255,7 @@ def _check(replicates: int, failure_probability: float) -> None:
 
 def _refuse_guides_by_datum(walk: Pass) -> None:
     """Raise if the guide is another one for each datum, whatever is in the data."""
-    batch = walk.stream._batch
+    batch = walk.stream.first
     if not batch.data.size or batch.data.size < 2:
         return
     first = batch.data._mapped(lambda a: a[:1].expand(len(a), *a.shape[1:]), batch.data.size)
@@ -301,7 +301,7 @@ def _ranked(walk: Pass, drawn: Replicates, block: LogWeights, number: int) -> _B
         n: v.narrow(v.dim() - len(walk.shapes[n].event) + walk.dim, block.start, block.size)
         for n, v in drawn.latents.items()
     }
-    batch = walk.batch(block.start, block.start + block.size)
+    batch = walk.stream.rows(block.start, block.start + block.size)
     plain, stream = OneByOne(), walk.stream
     with walk.aside():
         scored = plain.run(stream.model, batch, 1, truth)

@@ -267,9 +267,9 @@ class _Report:
         self, values: dict[str, Tensor], score: Callable[[Batch, dict[str, Tensor]], Tensor]
     ) -> Tensor:
         walk, found = self.walk, []
-        size = self.stream._block
+        size = self.stream.block
         for start in range(0, self.stream.size, size):
-            batch = walk.batch(start, start + size)
+            batch = walk.stream.rows(start, start + size)
             some = {n: walk.data_back(v[:, start : start + size], n) for n, v in values.items()}
             with walk.aside(), pyro.validation_enabled(False):
                 found.append(score(batch, some).mean(0).cpu())

@@ -240,7 +240,7 @@ def _names(posterior: Posterior, values: Values) -> Iterator[str]:
     for name, value in values.items():
         # the dimension of the one datum says nothing
         shape = list(value.shape[1:])
-        del shape[posterior.data_dim(posterior.stream._batch, name)]
+        del shape[posterior.data_dim(posterior.stream.first, name)]
         for index in itertools.product(*map(range, shape)):
             yield f"{name}[{','.join(map(str, index))}]" if index else name
 

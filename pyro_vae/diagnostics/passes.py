@@ -38,9 +38,9 @@ class Pass:
     def __init__(self, stream: Stream, desc: str) -> None:
         self.stream, self.desc = stream, desc
         self.dim: int = stream.frame.dim if stream.frame.dim is not None else -1
-        self.shapes = stream._batch.sites
+        self.shapes = stream.first.sites
         with self.aside():
-            guide, model = self.traces(stream._batch, 0)
+            guide, model = self.traces(stream.first, 0)
         self.names = latent_sites(model, guide)
         self.auxiliary = [n for n in self.shapes if n not in self.names]
         self.coordinates: dict[str, Coordinates] = {
@@ -59,7 +59,7 @@ class Pass:
 
     def aside(self) -> AbstractContextManager[None]:
         """Where nothing that happens stays (`infer.guard`)."""
-        return self.stream._aside()
+        return self.stream.aside()
 
     def blocks(self, *, rounds: int = 1) -> Iterator[tuple[int, int, Batch]]:
         """Number, first datum and batch of each block, all of them `rounds` times over.
@@ -67,9 +67,8 @@ class Pass:
         The caller runs programs inside `aside()`, which must be left before the next block.
         """
         stream = self.stream
-        count = -(-stream.size // stream._block)
         bar = tqdm(
-            total=count * rounds,
+            total=stream.num_blocks * rounds,
             desc=self.desc,
             unit="block",
             disable=not stream.progress,
@@ -77,27 +76,20 @@ class Pass:
         )
         with bar:
             for _ in range(rounds):
-                for number in range(count):
-                    start = number * stream._block
-                    yield number, start, self.batch(start, start + stream._block)
+                for number in range(stream.num_blocks):
+                    start = number * stream.block
+                    yield number, start, stream.rows(start, start + stream.block)
                     bar.update()
-
-    def batch(self, start: int, stop: int) -> Batch:
-        """The data from `start` to `stop`."""
-        data = self.stream.data
-        return self.stream._resized(
-            data.rows(start, stop) if data.size else self.stream._batch.data
-        )
 
     def traces(self, batch: Batch, number: int) -> tuple[dict[str, Node], dict[str, Node]]:
         """The sites of one plain run of the guide, and of the model on its draws."""
         pyro.set_rng_seed(seed_of(self.stream.seed, 1, number))
-        guide, model = self.stream._traces(batch.data)
+        guide, model = self.stream.traces(batch.data)
         return samples(guide), samples(model)
 
     def draws(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """The `num_samples` draws of the guide by site, (draws, *shape of one draw)."""
-        parts = [ran.values for _, ran in self.stream._drawn(batch, number)]
+        parts = [ran.values for _, ran in self.stream.draws(batch, number)]
         return {n: torch.cat([p[n] for p in parts]) for n in parts[0]}
 
     def flat(self, name: str, value: Tensor) -> Tensor:

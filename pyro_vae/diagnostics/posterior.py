@@ -106,7 +106,7 @@ class Posterior:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Where nothing that happens stays, and values outside a support are no error."""
-        with self.stream._aside(), pyro.validation_enabled(False):
+        with self.stream.aside(), pyro.validation_enabled(False):
             yield
 
     def blocks(self, steps: int = 1) -> Iterator[tuple[Block, tqdm[Any]]]:
@@ -115,20 +115,20 @@ class Posterior:
         Arguments:
             steps: The number of updates per block.
         """
-        number = math.ceil(self.size / self.stream._block)
         with tqdm(
-            total=steps * number, desc=self.what, disable=not self.stream.progress, delay=2
+            total=steps * self.stream.num_blocks,
+            desc=self.what,
+            disable=not self.stream.progress,
+            delay=2,
         ) as bar:
             for block in self._blocks():
                 yield block, bar
 
     def _blocks(self) -> Iterator[Block]:
         stream = self.stream
-        for number in range(math.ceil(self.size / stream._block)):
-            start = number * stream._block
-            all_data = stream._batch.data
-            data = stream.data.rows(start, start + stream._block) if stream.data.size else all_data
-            yield Block(number, start, stream._resized(data))
+        for number in range(stream.num_blocks):
+            start = number * stream.block
+            yield Block(number, start, stream.rows(start, start + stream.block))
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class Posterior:
             columns = slice(left, min(left + width, size))
             part = batch
             if width < size:
-                part = self.stream._resized(batch.data.rows(left, left + width))
+                part = self.stream.batch_of(batch.data.rows(left, left + width))
             for low in range(0, count, step):
                 draws = slice(low, min(low + step, count))
                 yield (

@@ -365,7 +365,7 @@ def _replicates(
     stream, batch = posterior.stream, block.batch
     sites = {**batch.sites, **{n: s.shape for n, s in real.items()}}
     model = poutine.uncondition(stream.model)
-    most = max(1, stream._rows // block.size)
+    most = max(1, stream.suitable_rows // block.size)
     whole = Batch(batch.data, batch.frame, batch.nesting, sites)
     for i, first in enumerate(range(0, stream.num_samples, most)):
         count = min(most, stream.num_samples - first)

@@ -75,7 +75,7 @@ def simulate(
             "guide; write model(x) and guide(x)."
         )
     simulation = Simulation(walk, simulator)
-    size = stream._block
+    size = stream.block
     parts: list[Data] = []
     latents: list[dict[str, Tensor]] = []
     for number in range(-(-replicates // size)):
@@ -129,9 +129,9 @@ class Simulation:
 
     def __init__(self, walk: Pass, simulator: Callable[..., Any] | None) -> None:
         self.walk, self.model = walk, walk.stream.model
-        first = walk.stream._batch.data
+        first = walk.stream.first.data
         with walk.aside():
-            _, nodes = walk.traces(walk.stream._batch, 0)
+            _, nodes = walk.traces(walk.stream.first, 0)
             self.observed = {n: node for n, node in nodes.items() if node["is_observed"]}
             self.places = {n: self._place(n, node, first) for n, node in self.observed.items()}
             self._generate, self.way = self._choose(simulator, first)
@@ -223,7 +223,7 @@ class Simulation:
         replaced = self._replaced(data, nodes)
         frame, size = self.walk.stream.frame, data.size
         latents = {n: nodes[n]["value"] for n in self.walk.names}
-        batch = Batch(replaced, frame, self.walk.stream._batch.nesting, self.walk.shapes)
+        batch = Batch(replaced, frame, self.walk.stream.first.nesting, self.walk.shapes)
         given = {n: v[None] for n, v in latents.items()}
         scored = OneByOne().run(self.model, batch, 1, given).log_density
         for name in [*self.places, *latents]:

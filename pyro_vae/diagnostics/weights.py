@@ -85,6 +85,12 @@ class Stream:
         progress: Whether to show a bar, on stderr, for what takes over 2 s.
         **kwargs: Keyword arguments of both.
 
+    Attributes:
+        size: N, the number of data.
+        block: The number of data in a block, the last of which may have fewer.
+        first: The first block, and the shapes of its latent sites.
+        suitable_rows: On how many (draw, datum) pairs the model goes well at once.
+
     Raises:
         ValueError: If there is no data plate, if a latent site is missing from the guide or lies
             outside the data plate, if a plate draws its subsample at random, or if a number is
@@ -133,9 +139,9 @@ class Stream:
         # once a block of this size was freed, glibc keeps smaller ones instead of handing each
         # back to the system, which would cost a page fault for every 4 KiB of every temporary
         torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
-        with self._aside():
+        with self.aside():
             self._rehearse(plate)
-            self.batch_size = batch_size or self._rows
+            self.batch_size = batch_size or self.suitable_rows
         if self.choice.reasons and "one by one" in (
             self.choice.guide.name,
             self.choice.model.name,
@@ -150,8 +156,8 @@ class Stream:
         with tqdm(
             total=self.size, desc="log weights", unit="datum", disable=not self.progress, delay=2
         ) as bar:
-            for number in range(math.ceil(self.size / self._block)):
-                with self._aside():
+            for number in range(self.num_blocks):
+                with self.aside():
                     block = self._weigh(number)
                 yield block
                 bar.update(block.size)
@@ -163,7 +169,7 @@ class Stream:
             "units": "nats",
             "num_samples": self.num_samples,
             "seed": self.seed,
-            "block_size": self._block,
+            "block_size": self.block,
             "plate": self.frame.name,
             "guide_layout": self.choice.guide.name,
             "model_layout": self.choice.model.name,
@@ -174,7 +180,7 @@ class Stream:
 
     # -------------------------------------------------------------------------- preparations
     @contextmanager
-    def _aside(self) -> Iterator[None]:
+    def aside(self) -> Iterator[None]:
         """Where nothing that happens stays; parameters once created are the same each time."""
         store = pyro.get_param_store()
         with ExitStack() as stack:
@@ -199,23 +205,23 @@ class Stream:
             )
         first = first._replace(size=self.frame.size)
         self.size = self.data.size or self.frame.size
-        self._block = min(self.block_size, self.size) if self.data.size else self.size
+        self.block = min(self.block_size, self.size) if self.data.size else self.size
         nodes = [n for n in _nodes(guide, model) if n["type"] == "sample"]
         plates = [f for n in nodes for f in n["cond_indep_stack"]]
         nesting = max(-f.dim for f in plates if f.dim is not None)
         sites = {n: SiteShape(s["fn"].batch_shape, s["fn"].event_shape) for n, s in _latent(guide)}
-        self._batch = Batch(first, self.frame, nesting, sites)
-        self._rows = _suitable_rows([n for n in nodes if n["is_observed"]], first.size)
+        self.first = Batch(first, self.frame, nesting, sites)
+        self.suitable_rows = _suitable_rows([n for n in nodes if n["is_observed"]], first.size)
         kinds = {n["value"].dtype for n in nodes if n["value"].is_floating_point()}
         self._eps = max((torch.finfo(k).eps for k in kinds), default=torch.finfo().eps)
         self._free = self._free_sites(first, guide, model) if self.exact_kl else []
-        self.choice = choose(self.model, self.guide, self._batch)
+        self.choice = choose(self.model, self.guide, self.first)
         self._store = pyro.get_param_store().get_state()
 
     def _first_traces(self, first: Data) -> tuple[poutine.Trace, poutine.Trace]:
         seed_everything(_seed(self.seed))
         try:
-            return self._traces(first)
+            return self.traces(first)
         except Exception as error:
             if first.size < self.data.size:
                 error.add_note(
@@ -224,7 +230,8 @@ class Stream:
                 )
             raise
 
-    def _traces(self, data: Data) -> tuple[poutine.Trace, poutine.Trace]:
+    def traces(self, data: Data) -> tuple[poutine.Trace, poutine.Trace]:
+        """One plain run of the guide on these data, and of the model on its draws."""
         guide = poutine.trace(self.guide).get_trace(*data.args, **data.kwargs)
         replayed = poutine.trace(poutine.replay(self.model, trace=guide))
         return guide, replayed.get_trace(*data.args, **data.kwargs)
@@ -244,14 +251,13 @@ class Stream:
 
     # ---------------------------------------------------------------------------- one block
     def _weigh(self, number: int) -> LogWeights:
-        start = number * self._block
-        data = self.data.rows(start, start + self._block) if self.data.size else self._batch.data
-        batch = self._resized(data)
+        start = number * self.block
+        batch = self.rows(start, start + self.block)
         with pyro.validation_enabled(False):  # it looked on at the rehearsal
             parts: dict[str, dict[str, Tensor]] = {"likelihood": {}, "prior": {}, "q": {}}
             draws: list[dict[str, Tensor]] = []
             laws: tuple[Laws, Laws] = {}, {}
-            for first, ran in self._drawn(batch, number):
+            for first, ran in self.draws(batch, number):
                 _put(parts["q"], ran.log_density, first, self.num_samples)
                 laws = ran.laws, self._score(parts, batch, ran.values, first)
                 if self.keep_draws:
@@ -267,9 +273,19 @@ class Stream:
             self._eps,
         )
 
-    def _resized(self, data: Data) -> Batch:
+    @property
+    def num_blocks(self) -> int:
+        """Into how many blocks the data are cut."""
+        return math.ceil(self.size / self.block)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The data from `start` to `stop`; all of them, if no argument holds a datum a row."""
+        data = self.data.rows(start, stop) if self.data.size else self.first.data
+        return self.batch_of(data)
+
+    def batch_of(self, data: Data) -> Batch:
         """The batch of these data; sites are as those of the first but for their number."""
-        first, dim = self._batch, self.frame.dim
+        first, dim = self.first, self.frame.dim
         assert dim is not None
         sites = {
             name: SiteShape((*s.batch[:dim], data.size, *(s.batch[dim:][1:])), s.event)
@@ -277,12 +293,12 @@ class Stream:
         }
         return Batch(data, first.frame, first.nesting, sites)
 
-    def _drawn(self, batch: Batch, number: int) -> Iterator[tuple[int, Ran]]:
+    def draws(self, batch: Batch, number: int) -> Iterator[tuple[int, Ran]]:
         """Run the guide on blocks of draws, whose sizes depend on the program alone."""
-        latent = sum(math.prod(s.batch + s.event) for s in self._batch.sites.values())
+        latent = sum(math.prod(s.batch + s.event) for s in self.first.sites.values())
         most = max(1, min(DRAWS, _LATENT_NUMBERS // max(latent, 1)))
         if isinstance(self.choice.guide, Repeated):
-            most = max(1, min(most, _REPEATED_ROWS // self._block))
+            most = max(1, min(most, _REPEATED_ROWS // self.block))
         for i, first in enumerate(range(0, self.num_samples, most)):
             count = min(most, self.num_samples - first)
             seed_everything(_seed(self.seed, number, i))
@@ -318,7 +334,7 @@ class Stream:
     ) -> tuple[Batch, Values]:
         if width == batch.data.size:
             return batch, drawn
-        part = self._resized(batch.data.rows(left, left + width))
+        part = self.batch_of(batch.data.rows(left, left + width))
         dim = self.frame.dim
         assert dim is not None
         return part, {
@@ -340,7 +356,7 @@ class Stream:
         if all(_is_plain(law, batch.sites[n]) for n, laws in told.items() for law in laws):
             return {n: _kl(*laws, (), dim, size) for n, laws in told.items()}
         seed_everything(_seed(self.seed, number))
-        nodes = [dict[str, Any](t.nodes) for t in self._traces(batch.data)]
+        nodes = [dict[str, Any](t.nodes) for t in self.traces(batch.data)]
         found = {}
         for name in self._free:
             guide, model = (of[name] for of in nodes)

@@ -116,22 +116,17 @@ class Stored:
             )
             if first < last:
                 inside = torch.as_tensor(self.columns[first:last] - weights.start)
-                data = self._rows(weights.start, weights.size)
+                data = self.stream.rows(weights.start, weights.start + weights.size).data
                 nodes, parameters = self.run(data)
                 yield Block(slice(first, last), inside, weights, data, nodes, parameters, number)
 
     def first(self) -> tuple[dict[str, Node], dict[str, Tensor]]:
         """The sites of the model on the first block, and the parameters of both programs."""
-        return self.run(self._rows(0, self.stream.attrs["block_size"]))
-
-    def _rows(self, start: int, size: int) -> Data:
-        if not self.data.size:
-            return self.stream._batch.data
-        return self.data.rows(start, start + size)
+        return self.run(self.stream.first.data)
 
     def run(self, data: Data) -> tuple[dict[str, Node], dict[str, Tensor]]:
         """Run guide and model once: the sites of the model, and the parameters of both."""
-        with self.stream._aside():
+        with self.stream.aside():
             pyro.set_rng_seed(_seed(self.stream.seed))
             guide = poutine.trace(self.guide).get_trace(*data.args, **data.kwargs)
             replayed = poutine.trace(poutine.replay(self.model, trace=guide))
@@ -162,7 +157,7 @@ class Stored:
         }
         shapes = {n: SiteShape(s["fn"].batch_shape, s["fn"].event_shape) for n, s in nodes.items()}
         stream = self.stream
-        batch = Batch(block.data, stream.frame, stream._batch.nesting, shapes)
+        batch = Batch(block.data, stream.frame, stream.first.nesting, shapes)
         numbers = sum(s["value"].numel() for s in nodes.values())
         step = max(1, min(stream.num_samples, _NUMBERS // max(numbers, 1)))
         redrawn = _Redrawn(observed)(self.model)
@@ -171,7 +166,7 @@ class Stored:
             some = None
             if latent is not None:
                 some = {n: v[first : first + count] for n, v in latent.items()}
-            with stream._aside(), pyro.validation_enabled(False):
+            with stream.aside(), pyro.validation_enabled(False):
                 where = (stream.seed, latent is not None, block.number, first, 1)
                 pyro.set_rng_seed(_seed(*where))
                 ran = stream.choice.model.run(redrawn, batch, count, some)

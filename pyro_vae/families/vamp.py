@@ -155,11 +155,10 @@ class VampPrior(Family):
             )
         generator = torch.Generator().manual_seed(0)
         inputs = torch.randn(3, 2, generator=generator)
-        encoder = Normal(features, context=2)
-        with torch.no_grad():
-            encoder.head.weight.copy_(
-                0.5 * torch.randn(encoder.head.weight.shape, generator=generator)
-            )
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            encoder = Normal(features, context=2)
+            weight = encoder.head.weight
+            weight.copy_(0.5 * torch.randn(weight.shape, generator=generator))
         return cls(encoder, inputs=inputs, learnable=NAMES if learnable else False, shared=False)
 
     @classmethod

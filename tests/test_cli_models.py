@@ -132,6 +132,8 @@ def test_a_step_that_cannot_be_captured_is_trained_as_it_is_and_told(train, tmp_
         assert ("cannot be captured" in err) == (history.attrs["captured"] == 0)
 
 
+# of 100 draws, some data have weights with a heavy tail
+@pytest.mark.filterwarnings("ignore::pyro_vae.diagnostics.shelf.DiagnosticWarning")
 def test_a_prior_of_the_encoder_is_trained_saved_diagnosed_and_exported(
     train, diagnosed, tmp_path, x
 ):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 __all__ = ["announce"]
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from weakref import WeakValueDictionary, ref
 
 import pyro
@@ -30,7 +30,9 @@ _OURS: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 _TAKEN: MutableMapping[Tensor, ref[Tensor]] = WeakTensorKeyDictionary()
 
 
-def announce(name: str, module: nn.Module, *, fixed: bool) -> None:
+def announce(
+    name: str, module: nn.Module, *, fixed: bool, aliases: Mapping[str, str] | None = None
+) -> None:
     """Make the trainable parameters of a module known to Pyro, as `pyro.module` means to do.
 
     Parameters enter the global store only while a parameter-collecting trace is running, as in
@@ -42,6 +44,8 @@ def announce(name: str, module: nn.Module, *, fixed: bool) -> None:
         module: The module.
         fixed: Whether the user chose the name; only then can values in the store be meant
             for this module.
+        aliases: Full names, by parameters' own, of those that another module announces as well:
+            under two names a parameter would be loaded twice.
 
     Raises:
         ValueError: If the store holds parameters of another module under these names, or
@@ -54,12 +58,12 @@ def announce(name: str, module: nn.Module, *, fixed: bool) -> None:
         >>> "net$$$weight" in pyro.get_param_store()
         False
     """
-    store, collecting = pyro.get_param_store(), _collecting()
+    store, collecting, known = pyro.get_param_store(), _collecting(), aliases or {}
     _refuse_to_thaw(name, module)
     for parameter_name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        full = param_with_module_name(name, parameter_name)
+        full = known.get(parameter_name) or param_with_module_name(name, parameter_name)
         if full in store and store[full] is not parameter:
             _take_over(full, parameter, fixed=fixed)
         if collecting:

@@ -48,6 +48,7 @@ class Recipe:
         latent: Features of a draw of z.
         hidden: Width of the one hidden layer of encoder and decoder.
         categories: Classes in each group of one-hot families, parts of those on the simplex.
+        components: Pseudo-inputs of a VampPrior; models saved without have the default.
         likelihood_options: Options of the likelihood, such as its number of categories.
         image_shape: How a datum is seen as an image; empty if it is none.
         data: The name of the data set, or the path of the file, it was trained on.
@@ -60,16 +61,19 @@ class Recipe:
     latent: int = 8
     hidden: int = 128
     categories: int = 10
+    components: int = 50
     likelihood_options: dict[str, Any] = field(default_factory=dict)
     image_shape: tuple[int, ...] = ()
     data: str = ""
 
 
-def build(recipe: Recipe) -> VAE:
+def build(recipe: Recipe, data: torch.Tensor | None = None) -> VAE:
     """Return the VAE of a recipe, untrained.
 
     Arguments:
         recipe: What it is made of.
+        data: Training data, with shape `(n, *event_shape)`, at which a VampPrior starts; it
+            starts at zeros without them.
 
     Raises:
         ValueError: If a name is unknown or plays another role, if a size is not positive, or if
@@ -80,7 +84,8 @@ def build(recipe: Recipe) -> VAE:
         >>> build(recipe).guide.sites
         ('z',)
     """
-    settings = Settings(latent=recipe.latent, hidden=recipe.hidden, categories=recipe.categories)
+    sizes = ("latent", "hidden", "categories", "components")
+    settings = Settings(**{name: getattr(recipe, name) for name in sizes})
     guide = members([recipe.guide], "guide", recipe.categories)[recipe.guide]
     prior = members([recipe.prior], "prior", recipe.categories)[recipe.prior]
     known = [n for n, cls in fam.registry.items() if "likelihood" in cls.roles]
@@ -93,7 +98,7 @@ def build(recipe: Recipe) -> VAE:
     def likelihood(features: Any, context: int) -> fam.Family:
         return cls(features, context, **recipe.likelihood_options)
 
-    return cell.build(guide, prior, likelihood, recipe.event_shape, settings)
+    return cell.build(guide, prior, likelihood, recipe.event_shape, settings, data)
 
 
 def save(folder: str | Path, vae: VAE, recipe: Recipe) -> Path:
@@ -206,6 +211,8 @@ def _description(folder: Path) -> dict[str, Any]:
 
 
 def _recipe(folder: Path, description: dict[str, Any]) -> Recipe:
+    # of models saved before VampPriors there were any
+    description = {"components": Recipe.components, **description}
     kinds = {
         "guide": str,
         "prior": str,
@@ -214,6 +221,7 @@ def _recipe(folder: Path, description: dict[str, Any]) -> Recipe:
         "latent": int,
         "hidden": int,
         "categories": int,
+        "components": int,
         "likelihood_options": dict,
         "image_shape": list,
         "data": str,

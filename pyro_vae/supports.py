@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions.constraints import Constraint
+from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 from torch.utils._python_dispatch import _disable_current_modes
 
 
@@ -78,7 +78,7 @@ def space_of(support: Constraint) -> Space:
         >>> space_of(constraints.independent(constraints.positive, 1)).name
         'positive half-line'
     """
-    while isinstance(support, constraints.independent):
+    while isinstance(support, (constraints.independent, MixtureSameFamilyConstraint)):
         support = support.base_constraint
     kind = type(support)
     named = getattr(support, "space_kind", None)

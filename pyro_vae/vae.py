@@ -22,6 +22,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.params import param_with_module_name
 from torch import Tensor, nn
 
 from pyro_vae.checks import is_deferred, require
@@ -110,6 +111,7 @@ class VAE(nn.Module):
         fill = _fill(decoder)
         self.model = Model(priors, decoder, pairing, data_size, fill, name, fixed)
         self.guide = Guide(encoders, pairing, data_size, fill, name, fixed)
+        self.model.aliases = _aliases(self.model, self.guide)
 
     @property
     def name(self) -> str:
@@ -133,6 +135,7 @@ class _Half(nn.Module):
             raise ValueError(f"data_size must be a positive number of data, not {data_size}.")
         self.pairing, self.data_size, self.fill = pairing, data_size, fill
         self.name, self.name_is_fixed = name, fixed
+        self.aliases: dict[str, dict[str, str]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Half:
         new = _copied(self, memo)
@@ -142,7 +145,9 @@ class _Half(nn.Module):
 
     def _announce(self) -> None:
         for name, module in self.named_children():
-            announce(f"{self.name}.{name}", module, fixed=self.name_is_fixed)
+            known = self.aliases.get(name, {})
+            aliases = {own: f"{self.name}.{other}" for own, other in known.items()}
+            announce(f"{self.name}.{name}", module, fixed=self.name_is_fixed, aliases=aliases)
 
     def _plate(self, size: int, device: torch.device) -> pyro.plate:
         if self.data_size is None:
@@ -370,6 +375,19 @@ def _check_visible(conditionals: Mapping[str, Conditional]) -> None:
                 "the VAE cannot see and would never train. Give nn.Sequential(net, family), or "
                 "a module of your own that holds it."
             )
+
+
+def _aliases(model: Model, guide: Guide) -> dict[str, dict[str, str]]:
+    """By child of the model and parameter: what the guide calls those that both hold."""
+    theirs = {
+        p: param_with_module_name(child, name)
+        for child, module in guide.named_children()
+        for name, p in module.named_parameters()
+    }
+    return {
+        child: {name: theirs[p] for name, p in module.named_parameters() if p in theirs}
+        for child, module in model.named_children()
+    }
 
 
 def _joined(latents: list[tuple[Tensor, int]]) -> tuple[Tensor, torch.Size]:

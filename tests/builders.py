@@ -30,7 +30,7 @@ def small_vae(prior=None, guide=None, likelihood=None, *, latents=2, pixels=6, *
 
 def trains(cls):
     """Whether a family has anything to train: a uniform prior has nothing."""
-    return "guide" in cls.roles or any(not p.structural for p in cls.spec.values())
+    return "learnable" in cls.states()
 
 
 def binary(count=10, pixels=6):

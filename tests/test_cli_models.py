@@ -12,6 +12,7 @@ import xarray as xr
 
 from pyro_vae import cli, plots, saved
 from pyro_vae.diagnostics import diagnose
+from pyro_vae.inference_data import to_arviz
 
 TINY = shlex.split("--latent 2 --hidden 8 --epochs 2 --batch-size 20")
 
@@ -129,6 +130,25 @@ def test_a_step_that_cannot_be_captured_is_trained_as_it_is_and_told(train, tmp_
     err = capsys.readouterr().err
     with xr.open_dataset(tmp_path / "model" / "history.nc", engine="h5netcdf") as history:
         assert ("cannot be captured" in err) == (history.attrs["captured"] == 0)
+
+
+# of 100 draws, some data have weights with a heavy tail
+@pytest.mark.filterwarnings("ignore::pyro_vae.diagnostics.shelf.DiagnosticWarning")
+def test_a_prior_of_the_encoder_is_trained_saved_diagnosed_and_exported(
+    train, diagnosed, tmp_path, x
+):
+    assert train("--prior", "vamp_prior", "--components", "99") == 0
+    vae, recipe = saved.load(tmp_path / "model")
+    # no more pseudo-inputs than training data
+    assert recipe.components == vae.model.prior.z.components == 54
+    assert vae.model.prior.z.encoder is vae.guide.encoder.z
+    assert diagnosed() == 0
+    with xr.open_dataset(tmp_path / "model" / "diagnosis.nc", engine="h5netcdf") as found:
+        assert json.loads(found.attrs["skipped"]) == {}
+    held_out = torch.from_numpy(np.load(x))[9::10]
+    data = to_arviz(vae.model, vae.guide, held_out, num_samples=100)
+    for group in ("posterior", "prior"):
+        assert np.isfinite(data[group]["z"].values).all()
 
 
 def test_latents_that_cannot_be_drawn_one_by_one_leave_pictures_out(train, diagnosed, tmp_path):

@@ -15,6 +15,7 @@ from pyro_vae.pairings import (
     GUIDES,
     PRIORS,
     CellWarning,
+    OfEncoder,
     Pairings,
     Settings,
     compare_pairings,
@@ -432,16 +433,12 @@ def test_the_default_lists_are_on_the_shelf_and_span_several_spaces():
 
 def test_what_members_say_of_a_pair_is_what_building_the_vae_says():
     """Admissibility against the VAE's own verdict, over the whole shelf."""
-    from pyro_vae import VAE, networks
-
+    settings = Settings(latent=3, hidden=4)
     guides, priors = members(shelf("guide"), "guide"), members(shelf("prior"), "prior")
-    pairings = Pairings(shelf("guide"), shelf("prior"), data(), settings=Settings(latent=3))
+    pairings = Pairings(shelf("guide"), shelf("prior"), data(), settings=settings)
     for (guide, prior), pair in pairings.pairs.items():
-        decoder = nn.Sequential(networks.MLP(1, 2), fam.Bernoulli(5, context=2))
         try:
-            p = priors[prior](3, 0, None)
-            encoder = nn.Sequential(networks.MLP(5, 4), guides[guide](3, 4, p))
-            VAE(prior=p, encoder=encoder, decoder=decoder)
+            build(guides[guide], priors[prior], fam.Bernoulli, (5,), settings)
         except ValueError:
             assert pair.refusal, f"{guide} x {prior}"
         else:
@@ -573,3 +570,76 @@ def test_every_elbo_has_a_value_in_every_variable_that_says_so():
     for name, variable in VARIABLES.items():
         assert table[name].shape == (1, 1, *([len(ELBOS)] if variable.by_elbo else []))
         assert table[name].attrs["long_name"]
+
+
+# ---------------------------------------------------------------------- a prior of the guide
+
+SHARING = ["normal", "gamma", "von_mises_fisher", "one_hot_categorical"]
+
+
+def test_a_vamp_prior_stands_beside_every_guide_and_shares_its_encoder():
+    pairings = Pairings(shelf("guide"), ["vamp_prior"], data(), settings=Settings(**TINY))
+    assert [q for (q, _), pair in pairings.pairs.items() if pair.refusal] == ["transported"]
+    reason = pairings.pairs["transported", "vamp_prior"].refusal
+    assert reason.startswith("a transported guide lives where its prior does")
+    for guide, prior in pairings.admissible:
+        vae = pairings._vae(guide, prior)
+        p, x = vae.model.prior.z, data()
+        assert p.encoder is vae.guide.encoder.z
+        # pseudo-inputs start at rows of the training data, each another
+        where = (p.inputs.unsqueeze(1) == x).all(-1)
+        assert p.components == len(x)
+        assert bool(where.any(1).all())
+        assert p.event_shape == vae.guide.encoder.z[-1].event_shape
+
+
+def test_vamp_priors_train_and_are_compared_on_every_space(tmp_path, measured):
+    table = run(SHARING, ["vamp_prior", "normal"], folder=tmp_path, components=4, latent=3)
+    assert (table.failure == "").all()
+    mine = table.sel(prior="vamp_prior")
+    assert (mine.admissible == 1).all()
+    assert mine.prior_space.item() == "the guide's"
+    assert mine.guide_space.values.tolist() == table.guide_space.values.tolist()
+    assert np.isfinite(mine.elbo_per_datum).all()
+    # what guide and prior share counts as the guide's
+    assert np.isfinite(mine.gradient_snr.sel(elbo="Trace_ELBO")).all()
+    count = measured.count
+    assert same(
+        run(SHARING, ["vamp_prior", "normal"], folder=tmp_path, components=4, latent=3), table
+    )
+    assert measured.count == count
+    run(["normal"], ["vamp_prior"], folder=tmp_path, components=5, latent=3)
+    assert measured.count == count + 1
+
+
+def test_cells_beside_a_vamp_prior_keep_their_numbers():
+    alone = run(["normal"], ["laplace"])
+    beside = run(["normal"], ["vamp_prior", "laplace"])
+    both = beside.sel(prior="laplace")
+    assert alone.elbo_per_datum.item() == both.elbo_per_datum.item()
+
+
+def test_a_learnable_vamp_prior_has_its_weights_trained_as_well():
+    settings = Settings(**TINY)
+    for name, learned in (
+        ("vamp_prior", ("inputs",)),
+        ("learnable_vamp_prior", ("inputs", "logits")),
+    ):
+        made = Pairings(["normal"], [name], data(), settings=settings)._vae("normal", name)
+        assert made.model.prior.z.learned == learned
+
+
+def test_a_prior_of_the_encoder_can_be_ones_own_and_no_guide_is_one():
+    own = OfEncoder(lambda encoder, inputs: fam.VampPrior(encoder, inputs=inputs[:3]))
+    table = run(["gamma"], {"few": own})
+    assert table.failure.item() == ""
+    with pytest.raises(TypeError, match="the guide 'few' is a OfEncoder"):
+        run({"few": own}, ["normal"])
+
+
+def test_the_routes_of_vamp_priors_are_told():
+    found = kinds(["normal", "gamma", "transported"], ["vamp_prior"])
+    assert found.kind.values[:, 0].tolist() == ["sampled", "sampled", ""]
+    assert "kl.bounds" in str(found.reason.values[0, 0])
+    assert found.prior_space.item() == "the guide's"
+    assert found.guide_space.values.tolist()[:2] == ["real line", "positive half-line"]

@@ -31,6 +31,7 @@ def change(folder, **values):
     [
         RECIPE,
         saved.Recipe("transported", "beta", "normal", (6,), latent=3, hidden=4, data="x.npy"),
+        saved.Recipe("gamma", "learnable_vamp_prior", "bernoulli", (6,), hidden=4, components=3),
         saved.Recipe("gamma", "learnable_gamma", "poisson", (6,), hidden=4, image_shape=(2, 3)),
         saved.Recipe(
             "one_hot_categorical", "one_hot_categorical", "bernoulli", (6,), categories=3
@@ -156,3 +157,20 @@ def test_a_file_is_written_whole_or_not_at_all(folder, monkeypatch):
     with pytest.raises(OSError, match="the disk is full"):
         saved.save(folder, saved.build(RECIPE), RECIPE)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_prior_of_the_encoder_shares_it_again_when_read(tmp_path):
+    recipe = saved.Recipe("normal", "vamp_prior", "bernoulli", (2, 3), components=5, hidden=4)
+    data = torch.bernoulli(torch.full((20, 2, 3), 0.5))
+    vae = saved.build(recipe, data)
+    assert all(bool((row == data).flatten(1).all(1).any()) for row in vae.model.prior.z.inputs)
+    found, _ = saved.load(saved.save(tmp_path, vae, recipe))
+    assert found.model.prior.z.encoder is found.guide.encoder.z
+    assert len(list(found.parameters())) == len(list(vae.parameters()))
+    z = torch.randn(9, 8)
+    assert torch.equal(found.model.prior.z().log_prob(z), vae.model.prior.z().log_prob(z))
+
+
+def test_a_model_saved_before_there_were_components_is_read(folder):
+    change(folder, components=None)
+    assert saved.load(folder)[1] == RECIPE

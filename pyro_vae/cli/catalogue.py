@@ -59,6 +59,7 @@ def _shelf() -> str:
 
 
 def _space(name: str) -> str:
-    if name == "transported":
-        return "the prior's"
+    elsewhere = {"transported": "the prior's", "vamp_prior": "the guide's"}
+    if name in elsewhere:
+        return elsewhere[name]
     return space_of(fam.registry[name].example().support).name

@@ -52,6 +52,8 @@ def add(commands: Any) -> None:
     add("--hidden", type=int, default=default.hidden, help="width of the hidden layers")
     text = "classes of one-hot families, parts of those on the simplex"
     add("--categories", type=int, default=default.categories, help=text)
+    text = "pseudo-inputs of a VampPrior, at most as many as training data"
+    add("--components", type=int, default=default.components, help=text)
     add("--epochs", type=int, default=50, help="passes over the training data (default: 50)")
     add("--batch-size", type=int, default=default.batch_size, help="data in a step")
     add("--learning-rate", type=float, default=default.learning_rate, help="of Adam")
@@ -96,6 +98,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Rows, saved.Recipe]:
     Settings(
         latent=args.latent,
         categories=args.categories,
+        components=args.components,
         hidden=args.hidden,
         epochs=args.epochs,
         batch_size=args.batch_size,
@@ -112,6 +115,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Rows, saved.Recipe]:
         latent=args.latent,
         hidden=args.hidden,
         categories=args.categories,
+        components=min(args.components, len(train)),
         likelihood_options=likelihood_options(rows.likelihood, train, held_out),
         image_shape=rows.image_shape,
         data=args.data,
@@ -122,7 +126,7 @@ def _prepared(args: argparse.Namespace) -> tuple[Rows, saved.Recipe]:
 def _fitted(args: argparse.Namespace, rows: Rows, recipe: saved.Recipe) -> tuple[VAE, xr.Dataset]:
     def fitted(capture: bool) -> tuple[VAE, xr.Dataset]:
         with seeded(args.seed, "cpu"):
-            vae = saved.build(recipe)
+            vae = saved.build(recipe, rows.splits["train"])
         history = fit(
             vae,
             rows.splits["train"],

@@ -77,8 +77,8 @@ def _prior_findings(table: xr.Dataset) -> list[Finding]:
     if low < max(0.1, 3 * error):
         return []
     advice = (
-        "draws from the prior are not where data are encoded: a richer prior (fam.Vamp, a mixture "
-        "or a flow), or a longer training."
+        "draws from the prior are not where data are encoded: a richer prior (fam.VampPrior, a "
+        "mixture or a flow), or a longer training."
     )
     level = "bad" if low > 1 else "care"
     return [Finding(level, f"aggregate posterior and prior differ: {text}.", advice)]

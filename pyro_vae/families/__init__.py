@@ -13,7 +13,7 @@ from pyro_vae.families.discrete import (
     StraightThroughBernoulli,
     StraightThroughOneHotCategorical,
 )
-from pyro_vae.families.family import Family, Role, fitting, fitting_data, register, registry
+from pyro_vae.families.family import Family, Role, State, fitting, fitting_data, register, registry
 from pyro_vae.families.hyperbolic import HyperbolicNormal
 from pyro_vae.families.interval import (
     Beta,
@@ -45,6 +45,7 @@ from pyro_vae.families.simplex import (
 )
 from pyro_vae.families.sphere import PowerSpherical, SphericalUniform, VonMisesFisher
 from pyro_vae.families.transported import Transported
+from pyro_vae.families.vamp import VampPrior
 
 __all__ = [
     "GEM",
@@ -82,6 +83,7 @@ __all__ = [
     "RelaxedOneHotCategorical",
     "Role",
     "SphericalUniform",
+    "State",
     "StickBreaking",
     "StraightThroughBernoulli",
     "StraightThroughOneHotCategorical",
@@ -89,6 +91,7 @@ __all__ = [
     "Transported",
     "TruncatedNormal",
     "Uniform",
+    "VampPrior",
     "VonMises",
     "VonMisesFisher",
     "Weibull",

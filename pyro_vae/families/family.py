@@ -12,7 +12,7 @@ the family begins near its standard member.
 
 from __future__ import annotations
 
-__all__ = ["Family", "Role", "fitting", "fitting_data", "register", "registry"]
+__all__ = ["Family", "Role", "State", "fitting", "fitting_data", "register", "registry"]
 
 import functools
 import math
@@ -29,6 +29,7 @@ from pyro_vae.registry import Registry, nearest
 from pyro_vae.supports import lies_within
 
 Role = Literal["prior", "guide", "likelihood"]
+State = Literal["fixed", "learnable", "amortized"]
 
 # small beside the usual 1 / sqrt(C): predictions start near the standard member, yet
 # gradients reach whatever lies below the head from the first step
@@ -147,6 +148,16 @@ class Family(nn.Module):
         """Return a member to test or to list: the standard one, with options that are small."""
         options: dict[str, Any] = dict(cls.example_options)
         return cls(features, context, learnable=learnable, **options)
+
+    @classmethod
+    def states(cls) -> tuple[State, ...]:
+        """The states of members: all parameters fixed, some trained, some predicted.
+
+        `example(..., learnable=True)` makes a trained one, `example(..., context=C)` one that
+        predicts; a family refuses the states that it lacks.
+        """
+        free = "guide" in cls.roles or any(not p.structural for p in cls.spec.values())
+        return ("fixed", "learnable", "amortized") if free else ("fixed",)
 
     @classmethod
     def fits(cls, support: Constraint) -> bool:
@@ -329,10 +340,14 @@ class Family(nn.Module):
         if context is None and self.context:
             raise ValueError(f"{name} predicts from a context of shape (*batch, {self.context}).")
         if context is not None and not self.context:
+            cure = (
+                f"build it as {name}(..., context={context.shape[-1]})"
+                if "amortized" in self.states()
+                else "a prior of this family is never conditional"
+            )
             raise ValueError(
                 f"{name} was built with context=0 and looks at nothing, but received a context "
-                f"of shape {tuple(context.shape)}; build it as "
-                f"{name}(..., context={context.shape[-1]})."
+                f"of shape {tuple(context.shape)}; {cure}."
             )
         if context is not None and context.shape[-1] != self.context:
             raise ValueError(

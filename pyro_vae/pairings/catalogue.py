@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from pyro_vae import kl
-from pyro_vae.pairings.members import members, pair_of, shelf
+from pyro_vae.pairings.members import ELSEWHERE, members, pair_of, shelf
 
 FEATURES, CONTEXT = 3, 4
 KINDS = ("closed", "quadrature", "sampled", "infinite", "undefined")
@@ -75,10 +75,10 @@ def _told(pair: Any) -> tuple[str, str, str]:
 
 
 def _space(pairs: list[Any], index: int, role: str, width: int) -> str:
-    """The space of a guide or prior, "the prior's" if it depends on the partner."""
+    """The space of a guide or prior, which may depend on the partner."""
     mine = pairs[index * width : (index + 1) * width] if role == "guide" else pairs[index::width]
     names = {pair.spaces[role == "prior"] for pair in mine} - {""}
-    return names.pop() if len(names) == 1 else "the prior's"
+    return names.pop() if len(names) == 1 else ELSEWHERE[role == "prior"]
 
 
 def counts(found: xr.Dataset) -> list[list[str | int]]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pyro_vae import comparison, kl
 from pyro_vae.comparison import compare
 from pyro_vae.networks import MLP
+from pyro_vae.pairings.members import Factory, OfEncoder
 from pyro_vae.pairings.settings import Settings
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
@@ -78,19 +79,43 @@ VARIABLES = {
 
 
 def build(
-    guide: Callable[..., Any],
-    prior: Callable[..., Any],
+    guide: Factory,
+    prior: Factory | OfEncoder,
     likelihood: Callable[..., Any],
     event_shape: tuple[int, ...],
     settings: Settings,
+    data: Tensor | None = None,
 ) -> VAE:
-    """Return the VAE of a cell: one hidden layer before the guide, one before the likelihood."""
-    p = prior(settings.latent, 0, None)
-    q = guide(settings.latent, settings.hidden, p)
+    """Return the VAE of a cell: one hidden layer before the guide, one before the likelihood.
+
+    A prior made of the encoder shares it, and starts from rows of the data, taken at random.
+
+    Arguments:
+        guide: The factory of the guide.
+        prior: The factory of the prior.
+        likelihood: `(event_shape, context) -> family`.
+        event_shape: The shape of a datum.
+        settings: The sizes.
+        data: Training data, with shape `(n, *event_shape)`; zeros stand for them if a state dict
+            is to be loaded.
+    """
+    if isinstance(prior, OfEncoder):
+        q = guide(settings.latent, settings.hidden, None)
+        encoder = nn.Sequential(MLP(event_shape, settings.hidden), q)
+        p = prior.make(encoder, _rows(data, event_shape, settings.components))
+    else:
+        p = prior(settings.latent, 0, None)
+        q = guide(settings.latent, settings.hidden, p)
+        encoder = nn.Sequential(MLP(event_shape, settings.hidden), q)
     draw = p.event_shape if hasattr(p, "event_shape") else p().event_shape
-    encoder = nn.Sequential(MLP(event_shape, settings.hidden), q)
     decoder = nn.Sequential(MLP(draw, settings.hidden), likelihood(event_shape, settings.hidden))
     return VAE(prior=p, encoder=encoder, decoder=decoder).to(settings.device)
+
+
+def _rows(data: Tensor | None, event_shape: tuple[int, ...], count: int) -> Tensor:
+    if data is None:
+        return torch.zeros(count, *event_shape)
+    return data[torch.randperm(len(data))[:count]]
 
 
 def untrained_elbo(vae: VAE, x: Tensor) -> float:

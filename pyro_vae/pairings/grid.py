@@ -26,7 +26,7 @@ from pyro_vae import families as fam
 from pyro_vae.datasets import as_tensor
 from pyro_vae.observations import check_support
 from pyro_vae.pairings.cell import ELBOS, FINDINGS, VARIABLES, build, measure, untrained_elbo
-from pyro_vae.pairings.members import Pair, first_sentence, members, pair_of
+from pyro_vae.pairings.members import ELSEWHERE, Pair, first_sentence, members, pair_of
 from pyro_vae.pairings.settings import Settings, seeded
 from pyro_vae.pairings.store import Store, code_digest, data_digest
 from pyro_vae.registry import nearest
@@ -34,8 +34,6 @@ from pyro_vae.vae import VAE
 
 Names = Iterable[str] | Mapping[str, Any]
 Cells = Mapping[tuple[str, str], Mapping[str, Any]]
-
-ANY_SPACE = "the prior's"
 
 
 class Pairings:
@@ -151,10 +149,8 @@ class Pairings:
         return values
 
     def _vae(self, guide: str, prior: str) -> VAE:
-        shape = tuple(self.train.shape[1:])
-        return build(
-            self.guides[guide], self.priors[prior], self._likelihood, shape, self.settings
-        )
+        factories = self.guides[guide], self.priors[prior], self._likelihood
+        return build(*factories, tuple(self.train.shape[1:]), self.settings, self.train)
 
     def _context(self) -> dict[str, Any]:
         """Everything that influences all cells."""
@@ -215,7 +211,7 @@ class Pairings:
         own = [pair for key, pair in self.pairs.items() if key[side] == name]
         fitting = [pair for pair in own if not pair.refusal] or own
         spaces = {pair.spaces[side] for pair in fitting}
-        return spaces.pop() if len(spaces) == 1 else ANY_SPACE
+        return spaces.pop() if len(spaces) == 1 else ELSEWHERE[side]
 
 
 def compare_pairings(
@@ -247,15 +243,16 @@ def compare_pairings(
             shape `(*batch, context)`. The family `transported` is a Normal carried onto the
             support of each prior.
         priors: The same, with context 0; a name that begins with `learnable_` trains the
-            parameters of the family.
+            parameters of the family. The family `vamp_prior` shares the encoder of each guide, and
+            starts at rows of the training data; others that do are a `pairings.OfEncoder`.
         data: Training data, with shape `(n, *event_shape)`; whatever `datasets.as_tensor` reads.
         validation: Data to compare on, with shape `(m, *event_shape)`; by default the training
             data.
         likelihood: The name of a registered likelihood.
         folder: Where finished cells are kept and looked for.
         progress: Whether to show a progress bar on stderr.
-        **settings: Those of `pairings.Settings`: latent, categories, hidden, epochs, batch_size,
-            learning_rate, num_particles, seed, device.
+        **settings: Those of `pairings.Settings`: latent, categories, components, hidden, epochs,
+            batch_size, learning_rate, num_particles, seed, device.
 
     Returns:
         A Dataset with dims `guide`, `prior` and `elbo`, in nats per held-out datum:

@@ -1,16 +1,19 @@
 """Guides and priors by name: from the shelf, or from whoever brings their own.
 
 A member is made by a factory `(features, context) -> conditional`: a prior with context 0, a
-guide with the width of what it predicts from. One name on the shelf needs more: `transported`
-carries a Normal onto the support of the prior beside which it stands.
+guide with the width of what it predicts from. Two names on the shelf need more: `transported`
+carries a Normal onto the support of the prior beside which it stands, and `vamp_prior` is made of
+the encoder beside which it stands (`OfEncoder`).
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "ELSEWHERE",
     "GUIDES",
     "PRIORS",
     "Factory",
+    "OfEncoder",
     "Pair",
     "first_sentence",
     "members",
@@ -67,21 +70,45 @@ SPACES = (
     "one-hot vectors",
     "{0, 1}",
 )
-LEARNABLE, CARRIED = "learnable_", "transported"
+LEARNABLE, CARRIED, SHARED = "learnable_", "transported", "vamp_prior"
+
+ELSEWHERE = ("the prior's", "the guide's")
+"""The space of a guide, and of a prior, that depends on what it stands beside."""
 
 # (features, context, prior) -> conditional; the prior is None when a prior is made
 Factory = Callable[[int, int, Any], Any]
 
 
+class OfEncoder(NamedTuple):
+    """A prior that is made of the guide's encoder, and lives where the guide does.
+
+    Arguments:
+        make: `(encoder, inputs) -> prior`: the encoder a module that takes inputs of shape
+            `(K, *event_shape)`; `inputs` rows of the training data, with that shape.
+
+    Example:
+        >>> from pyro_vae.pairings import compare_pairings
+        >>> few = OfEncoder(lambda encoder, inputs: fam.VampPrior(encoder, inputs=inputs[:3]))
+        >>> table = compare_pairings(
+        ...     ["gamma"], {"few": few}, torch.ones(20, 4), epochs=1, progress=False
+        ... )
+        >>> table.kl_route.values
+        array([['sampled']], dtype='<U7')
+    """
+
+    make: Callable[[nn.Module, torch.Tensor], Any]
+
+
 def members(
     given: Iterable[str] | Mapping[str, Any], role: fam.Role, categories: int = 10
-) -> dict[str, Factory]:
+) -> dict[str, Factory | OfEncoder]:
     """Return factories by name.
 
     Arguments:
         given: Names of registered families; or a mapping from names to factories
-            `(features, context) -> conditional`, or to names of registered families. A prior
-            whose name begins with `learnable_` is the family with its parameters trained.
+            `(features, context) -> conditional`, or to names of registered families; a prior may
+            also be an `OfEncoder`. One whose name begins with `learnable_` is the family with
+            its parameters trained (those of a VampPrior are, but for its weights, anyway).
         role: "guide" or "prior".
         categories: Classes in each group of a one-hot family, and parts of each group of a
             family on the simplex, whose draws have shape (features, categories) alike.
@@ -97,7 +124,7 @@ def members(
     if isinstance(given, str):
         raise TypeError(f"{role}s must be a list of names or a mapping, not the text {given!r}.")
     pairs = list(given.items()) if isinstance(given, Mapping) else [(n, n) for n in given]
-    found: dict[str, Factory] = {}
+    found: dict[str, Factory | OfEncoder] = {}
     for name, value in pairs:
         if name in found:
             raise ValueError(f"the {role} {name!r} is named twice.")
@@ -121,15 +148,17 @@ def shelf(role: fam.Role) -> list[str]:
 
 def _place(name: str) -> int:
     """The place of a family's space: neighbours on a table live on one space."""
-    space = space_of(fam.registry[name].example().support).name
-    if name == CARRIED:
+    if name in (CARRIED, SHARED):
         return len(SPACES) + 1
+    space = space_of(fam.registry[name].example().support).name
     return SPACES.index(space) if space in SPACES else len(SPACES)
 
 
-def _factory(name: str, value: Any, role: fam.Role, categories: int) -> Factory:
+def _factory(name: str, value: Any, role: fam.Role, categories: int) -> Factory | OfEncoder:
     if isinstance(value, str):
         return _shelved(value, role, categories)
+    if isinstance(value, OfEncoder) and role == "prior":
+        return value
     if not callable(value):
         raise TypeError(
             f"the {role} {name!r} is a {type(value).__name__}; it must be the name of a family "
@@ -138,7 +167,7 @@ def _factory(name: str, value: Any, role: fam.Role, categories: int) -> Factory:
     return lambda features, context, prior: value(features, context)
 
 
-def _shelved(name: str, role: fam.Role, categories: int) -> Factory:
+def _shelved(name: str, role: fam.Role, categories: int) -> Factory | OfEncoder:
     known = shelf(role)
     learnable = role == "prior" and name.startswith(LEARNABLE)
     family = name.removeprefix(LEARNABLE) if learnable else name
@@ -146,6 +175,9 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory:
         raise ValueError(f"no {role} is named {name!r}. {nearest(name, known)}")
     if family == CARRIED:
         return _transported
+    if family == SHARED:
+        trained = ("inputs", "logits") if learnable else ("inputs",)
+        return OfEncoder(lambda e, u: fam.VampPrior(e, inputs=u, learnable=trained))
     cls = fam.registry[family]
     options = dict(cls.example_options)
     if "categories" in options:
@@ -160,6 +192,11 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory:
 
 
 def _transported(features: int, context: int, prior: Any) -> fam.Transported:
+    if prior is None:
+        raise ValueError(
+            "a transported guide lives where its prior does, and a prior made of its guide where "
+            "that does: neither says where; name a guide that has a space of its own."
+        )
     target = prior if isinstance(prior, fam.Family) else prior()
     shape = tuple(target.event_shape)
     if fam.Transported.fits(target.support):
@@ -183,8 +220,10 @@ class Pair(NamedTuple):
     spaces: tuple[str, str]
 
 
-def pair_of(guide: Factory, prior: Factory, features: int, context: int) -> Pair:
+def pair_of(guide: Factory, prior: Factory | OfEncoder, features: int, context: int) -> Pair:
     """Make a guide and a prior, and say whether the one may stand beside the other.
+
+    A prior made of the encoder gets one that is the guide alone.
 
     Arguments:
         guide: The factory of the guide.
@@ -198,20 +237,29 @@ def pair_of(guide: Factory, prior: Factory, features: int, context: int) -> Pair
     q = p = q_side = p_side = None
     refusal = ""
     try:
-        p = prior(features, 0, None)
-        p_side = _side(p)
-        q = guide(features, context, p)
-        if not isinstance(q, nn.Module):
-            raise TypeError(
-                f"a guide must be a module, whose parameters are trained, but the factory made a "
-                f"{type(q).__name__}; let it return a family or a torch.nn.Module."
-            )
+        if isinstance(prior, OfEncoder):
+            q = _module(guide(features, context, None))
+            p = prior.make(q, torch.zeros(2, context))
+            p_side = _side(p)
+        else:
+            p = prior(features, 0, None)
+            p_side = _side(p)
+            q = _module(guide(features, context, p))
         q_side = _side(q, torch.zeros(1, context))
         check_pair("z", q_side, p_side)
     except ValueError as error:
         refusal = first_sentence(error)
     spaces = tuple("" if s is None else space_of(s.support).name for s in (q_side, p_side))
     return Pair(q, p, refusal, spaces)  # type: ignore[arg-type]
+
+
+def _module(q: Any) -> nn.Module:
+    if not isinstance(q, nn.Module):
+        raise TypeError(
+            f"a guide must be a module, whose parameters are trained, but the factory made a "
+            f"{type(q).__name__}; let it return a family or a torch.nn.Module."
+        )
+    return q
 
 
 def _side(conditional: Any, *arguments: torch.Tensor) -> Side:

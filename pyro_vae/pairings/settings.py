@@ -21,6 +21,7 @@ class Settings:
     Arguments:
         latent: Features of a draw of z (groups, for one-hot families).
         categories: Classes in each group of a one-hot family, parts of one on the simplex.
+        components: Pseudo-inputs of a VampPrior, no more than there are training data.
         hidden: Width of the one hidden layer of encoder and decoder.
         epochs: Passes over the training data.
         batch_size: Data in a step.
@@ -35,6 +36,7 @@ class Settings:
 
     latent: int = 8
     categories: int = 10
+    components: int = 50
     hidden: int = 128
     epochs: int = 30
     batch_size: int = 100
@@ -45,7 +47,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         least = {"num_particles": 3, "categories": 2}
-        for name in ("latent", "categories", "hidden", "epochs", "batch_size", "num_particles"):
+        counts = ("latent", "categories", "components", "hidden", "epochs", "batch_size")
+        for name in (*counts, "num_particles"):
             _check_whole(name, getattr(self, name), least.get(name, 1))
         _check_whole("seed", self.seed, 0)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

@@ -26,6 +26,10 @@ from pyro_vae.supports import space_of
 
 README = Path(__file__).parents[2] / "README.md"
 
+ELSEWHERE = {
+    "transported": "wherever the prior lives",
+    "vamp_prior": "wherever the guide lives",
+}
 # rows of the table, and the spaces of specimens in each
 ROWS = {
     "real line": ("real line",),
@@ -120,7 +124,7 @@ def shelf_table():
     groups = {}
     for name, cls in fam.registry.items():
         space = space_of(cls.example().support).name
-        place = "wherever the prior lives" if name == "transported" else space
+        place = ELSEWHERE.get(name, space)
         roles = ", ".join(r for r in ("prior", "guide", "likelihood") if r in cls.roles)
         groups.setdefault((place, roles), []).append(f"`{cls.__name__}`")
     rows = [[", ".join(sorted(names)), *group] for group, names in groups.items()]

@@ -118,6 +118,19 @@ def power_spherical(x, loc, concentration):
     return k * np.log1p(x @ loc) + math.log((k + 1) / (4 * math.pi * 2**k))
 
 
+def vamp(x):
+    """The example's encoder by hand: one linear map to means and log scales."""
+    prior = fam.VampPrior.example(3)
+    weight, bias = (
+        p.detach().numpy() for p in (prior.encoder.head.weight, prior.encoder.head.bias)
+    )
+    out = prior.inputs.numpy() @ weight.T + bias
+    parts = [
+        by_elements(stats.norm(row[:3], np.exp(row[3:])), x) - math.log(len(out)) for row in out
+    ]
+    return np.logaddexp.reduce(parts, axis=0)
+
+
 SCALE_TRIL = [[1.0, 0.0, 0.0], [0.5, 2.0, 0.0], [-1.0, 0.3, 0.7]]
 LOC, SPREAD = [0.5, -1.0, 2.0], [0.5, 1.0, 3.0]
 LOGITS = [0.5, -1.0, 2.0]
@@ -253,6 +266,8 @@ ORACLES = {
     "power_spherical": ({"loc": [0.6, 0.0, 0.8], "concentration": 3.0}, power_spherical),
     "spherical_uniform": ({}, lambda x: np.full(len(x), -math.log(4 * math.pi))),
     # takes no parameters of its own; the standard Normal in logit coordinates
+    # nor does this one: a mixture of three Normals, in three dimensions jointly
+    "vamp_prior": ({}, vamp),
     "transported": ({}, lambda x: logit_normal(x, np.zeros(3), np.ones(3))),
 }
 

@@ -72,7 +72,7 @@ class Family(nn.Module):
     """
 
     roles: ClassVar[frozenset[Role]] = frozenset({"prior", "guide"})
-    spec: ClassVar[Mapping[str, Parameter]] = {}
+    spec: Mapping[str, Parameter] = {}
     options: ClassVar[tuple[str, ...]] = ()
     example_options: ClassVar[Mapping[str, int]] = {}
     min_features: ClassVar[int] = 1
@@ -401,5 +401,5 @@ def _short(value: Tensor) -> str:
     flat = value.flatten()
     if bool((flat == flat[0]).all()):
         return f"{flat[0].item():g}"
-    shown = ", ".join(f"{v:g}" for v in flat[:3].tolist())
+    shown = ", ".join(f"{v:.4g}" for v in flat[:3].tolist())
     return f"[{shown}{', ...' if len(flat) > 3 else ''}]"

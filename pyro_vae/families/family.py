@@ -401,5 +401,5 @@ def _short(value: Tensor) -> str:
     flat = value.flatten()
     if bool((flat == flat[0]).all()):
         return f"{flat[0].item():g}"
-    shown = ", ".join(f"{v:.4g}" for v in flat[:3].tolist())
+    shown = ", ".join(f"{v:.3g}" for v in flat[:3].tolist())
     return f"[{shown}{', ...' if len(flat) > 3 else ''}]"

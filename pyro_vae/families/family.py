@@ -348,7 +348,10 @@ class Family(nn.Module):
         parts += [f"learnable={self.learned}"] if self.learned else []
         parts += [f"predicted={self.predicted}"] if self.predicted else []
         constants = self.named_buffers(recurse=False)
-        return ", ".join(parts + [f"{name}={_short(value)}" for name, value in constants])
+        return ", ".join(parts + [f"{name}={self._shown(value)}" for name, value in constants])
+
+    def _shown(self, value: Tensor) -> str:
+        return _short(value)
 
 
 @functools.cache
@@ -401,5 +404,5 @@ def _short(value: Tensor) -> str:
     flat = value.flatten()
     if bool((flat == flat[0]).all()):
         return f"{flat[0].item():g}"
-    shown = ", ".join(f"{v:.3g}" for v in flat[:3].tolist())
+    shown = ", ".join(f"{v:g}" for v in flat[:3].tolist())
     return f"[{shown}{', ...' if len(flat) > 3 else ''}]"

@@ -175,6 +175,11 @@ class Mixture(Family):
         names += [f"{option}={getattr(each, option)}" for option in each.options]
         return super().extra_repr().replace(mine, ", ".join([mine, *names]), 1)
 
+    def _shown(self, value: Tensor) -> str:
+        """The range of a parameter, for components differ."""
+        low, high = value.min().item(), value.max().item()
+        return f"{low:g}" if low == high else f"{low:.3g} to {high:.3g}"
+
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 

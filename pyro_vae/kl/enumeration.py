@@ -66,7 +66,7 @@ def count_of(q: Any) -> int | None:
         The number of values, however large.
 
     Example:
-        >>> count_of(td.Bernoulli(torch.ones(100) / 2).to_event(1)) == 2**100
+        >>> count_of(td.Independent(td.Bernoulli(torch.ones(100) / 2), 1)) == 2**100
         True
     """
     if same_class(q, td.MixtureSameFamily):

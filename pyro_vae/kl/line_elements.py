@@ -35,9 +35,9 @@ def element_of(d: Any) -> Line | None:
 
     Example:
         >>> import pyro_vae.kl
-        >>> element_of(td.Normal(torch.zeros(3, 1), 1.0).to_event(1)).frame().centre.shape
+        >>> element_of(dist.Normal(torch.zeros(3, 1), 1.0).to_event(1)).frame().centre.shape
         torch.Size([3])
-        >>> element_of(td.Normal(torch.zeros(3, 2), 1.0).to_event(1)) is None
+        >>> element_of(dist.Normal(torch.zeros(3, 2), 1.0).to_event(1)) is None
         True
     """
     if not d.event_shape:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributions as td
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
 from torch.distributions import Distribution, transforms
 
@@ -116,12 +117,22 @@ def _mean(weights: Tensor, values: Tensor) -> Tensor:
     return (weights * torch.where(held, values, 0.0)).sum(-1)
 
 
+def _mixed(d: Any) -> Any:
+    """The mixture, if it is one, perhaps expanded."""
+    while isinstance(d, ExpandedDistribution):
+        d = d.base_dist
+    return d if same_class(d, td.MixtureSameFamily) else None
+
+
 def _component(d: Any) -> Any:
-    return _stripped(d.component_distribution if same_class(d, td.MixtureSameFamily) else d)
+    mixture = _mixed(d)
+    return _stripped(d if mixture is None else mixture.component_distribution)
 
 
 def _stripped(d: Any) -> Any:
-    """A Gaussian of vectors whose draws are only laid out in another shape."""
+    """A Gaussian that is only expanded, or whose draws are only laid out in another shape."""
+    if isinstance(d, ExpandedDistribution):
+        return _stripped(d.base_dist)
     if not same_class(d, td.TransformedDistribution):
         return d
     plain = all(isinstance(t, transforms.ReshapeTransform) for t in d.transforms)
@@ -140,11 +151,12 @@ def _is_diagonal(d: Any) -> bool:
 
 def _components(d: Any, batch: torch.Size, joint: bool) -> tuple[Tensor, Any]:
     """Log weights (*batch, K), and Gaussians over vectors, of batch shape (*batch, K)."""
-    if not same_class(d, td.MixtureSameFamily):
+    mixture = _mixed(d)
+    if mixture is None:
         alone = prepared(_component(d), batch, None)
         one = _vectors(alone, joint, lambda t: t.unsqueeze(len(batch)))
         return one.mean.new_zeros(*batch, 1), one
-    log_weights = d.mixture_distribution.logits.double().log_softmax(-1)
+    log_weights = mixture.mixture_distribution.logits.double().log_softmax(-1)
     count = log_weights.shape[-1]
     each = prepared(_component(d), torch.Size([*batch, count]), None)
     return log_weights.expand(*batch, count), _vectors(each, joint, lambda t: t)

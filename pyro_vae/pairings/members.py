@@ -68,6 +68,7 @@ SPACES = (
     "{0, 1}",
 )
 LEARNABLE, CARRIED = "learnable_", "transported"
+COMPONENTS = 10
 
 # (features, context, prior) -> conditional; the prior is None when a prior is made
 Factory = Callable[[int, int, Any], Any]
@@ -81,7 +82,8 @@ def members(
     Arguments:
         given: Names of registered families; or a mapping from names to factories
             `(features, context) -> conditional`, or to names of registered families. A prior
-            whose name begins with `learnable_` is the family with its parameters trained.
+            whose name begins with `learnable_` is the family with its parameters trained;
+            a mixture has ten components.
         role: "guide" or "prior".
         categories: Classes in each group of a one-hot family, and parts of each group of a
             family on the simplex, whose draws have shape (features, categories) alike.
@@ -150,6 +152,8 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory:
     options = dict(cls.example_options)
     if "categories" in options:
         options["categories"] = categories
+    if "components" in options:
+        options["components"] = COMPONENTS
     extra: dict[str, Any] = {**options, **({"learnable": True} if learnable else {})}
     groups = space_of(cls.example().support).kind == "simplex" and "categories" not in options
 

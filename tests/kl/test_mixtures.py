@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.distributions as td
-from scipy import integrate, stats
+from scipy import stats
 
 from pyro_vae import distributions as own
 from pyro_vae import families as fam
@@ -45,9 +45,11 @@ ONE = {
 }
 
 
+NUMBERS = torch.linspace(-12, 12, 100_001).sinh()
+
+
 @pytest.mark.parametrize("name", ONE)
-@pytest.mark.parametrize("of_prior", ["normal", "full_normal"])
-@pytest.mark.parametrize("features", [1, (1, 1)])
+@pytest.mark.parametrize(("of_prior", "features"), [("normal", (1, 1)), ("full_normal", 1)])
 def test_a_mixture_of_one_number_is_one_integral(name, of_prior, features):
     family, options, law = ONE[name]
     q, prior = family(features, **options)(), ONE[of_prior][0]
@@ -58,15 +60,11 @@ def test_a_mixture_of_one_number_is_one_integral(name, of_prior, features):
     assert told.kind == "quadrature"
     assert told.error.shape == ()
 
-    def integrand(x):
-        parts = [0.3, 0.7] @ stats.norm([-2.0, 1.5], 0.6).pdf(x).reshape(2)
-        log_p = math.log(parts) if parts > 0 else -((abs(x) - 2) ** 2) / 0.72
-        return law.pdf(x) * (law.logpdf(x) - log_p)
-
-    ends = (-60, 60) if "t" in name.split("_") else (-12, 12)
-    truth, _ = integrate.quad(integrand, *ends, limit=800, points=[-2, 0.4, 1.5])
-    tolerance = 1e-8 if ends[0] == -12 else 2e-3  # the oracle leaves the tail of a t out
-    assert kl.divergence(q, p).item() == pytest.approx(truth, abs=tolerance)
+    log_q = torch.as_tensor(law.logpdf(NUMBERS.numpy()))
+    parts = torch.as_tensor(stats.norm([-2.0, 1.5], 0.6).logpdf(NUMBERS[:, None].numpy()))
+    log_p = (parts + torch.tensor([0.3, 0.7]).log()).logsumexp(-1)
+    truth = torch.trapezoid(log_q.exp() * (log_q - log_p), NUMBERS).item()
+    assert kl.divergence(q, p).item() == pytest.approx(truth, rel=1e-7)
 
 
 def test_batches_and_gradients_are_those_of_numbers():

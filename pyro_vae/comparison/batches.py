@@ -23,6 +23,8 @@ class Merged(NamedTuple):
         sampled: log q - log p, with shape (draws, data), or (draws, 1) outside the plate.
         rounding: The rounding error of one such number, by datum.
         analytic: The exact KL, of the same shape, or None.
+        lower: A lower bound on the KL, of the same shape, or None where no interval is known.
+        upper: An upper bound, likewise.
         torch_form: The KL that `TraceMeanField_ELBO` computes, or None.
         trace_term: What `Trace_ELBO` adds to its loss, with shape (draws,).
         mean_field_term: What `TraceMeanField_ELBO` adds, or None where it refuses.
@@ -33,6 +35,8 @@ class Merged(NamedTuple):
     sampled: np.ndarray
     rounding: np.ndarray
     analytic: np.ndarray | None
+    lower: np.ndarray | None
+    upper: np.ndarray | None
     torch_form: np.ndarray | None
     trace_term: np.ndarray
     mean_field_term: np.ndarray | None
@@ -107,6 +111,8 @@ def merged(parts: Sequence[Site], weights: Sequence[float]) -> Merged:
         sampled=sampled,
         rounding=rounding.mean(0),
         analytic=joined("analytic"),
+        lower=joined("lower"),
+        upper=joined("upper"),
         torch_form=joined("torch_form"),
         trace_term=trace_term,
         mean_field_term=summed("mean_field_term"),

@@ -64,7 +64,9 @@ def compare(
     Returns:
         A Dataset with dims `site`, `data`, `elbo`, `parameter`, in nats. By site and datum (not
         scaled): `kl_analytic` (by our engine, or torch's or Pyro's form; NaN if there is none),
-        `kl_sampled` with `kl_sampled_std_error`, `kl_z_score` and `kl_pareto_k`; by site:
+        `kl_sampled` with `kl_sampled_std_error`, `kl_z_score` and `kl_pareto_k`, and for Gaussian
+        mixtures, whose KL is sampled, bounds that hold always, `kl_lower` and `kl_upper`
+        (`kl.bounds`; NaN where none are known, or the exact KL is); by site:
         their totals, the route and its source, what `TraceMeanField_ELBO` does and why, its KL
         (`kl_mean_field_total`) with a z score of its own, the terms both ELBOs subtract
         (scaled and masked as they do: `trace_term`, `mean_field_term`), and `findings`; by

@@ -29,6 +29,7 @@ from pyro_vae.comparison.mean_field import ANALYTIC, FALLBACK, MeanFieldTerm, me
 from pyro_vae.infer.guard import RandomState, random_state
 from pyro_vae.infer.rows import data_plate
 from pyro_vae.infer.sites import latent_sites
+from pyro_vae.kl.bounds import is_bounded
 from pyro_vae.kl.parameters import tensors
 
 # a site as Pyro's traces hold it
@@ -60,12 +61,14 @@ class Site:
     masks_differ: bool
     sampled: list[Tensor] = field(default_factory=list)
     analytic: list[Tensor] = field(default_factory=list)
+    lower: list[Tensor] = field(default_factory=list)
+    upper: list[Tensor] = field(default_factory=list)
     torch_form: list[Tensor] = field(default_factory=list)
     trace_term: list[Tensor] = field(default_factory=list)
     mean_field_term: list[Tensor] = field(default_factory=list)
     rounding: list[Tensor] = field(default_factory=list)
     at_edge: list[Tensor] = field(default_factory=list)
-    _last: tuple[Distribution, Distribution, Tensor] | None = None
+    _last: tuple[Distribution, Distribution, tuple[Tensor, ...]] | None = None
 
 
 class Draws(NamedTuple):
@@ -157,7 +160,12 @@ def _add_draw(site: Site, q: Node, p: Node | None, frame: CondIndepStackFrame) -
     site.sampled.append(rows(log_q - _masked(p["unscaled_log_prob"], q, p)))
     site.trace_term.append(rows(q["log_prob"] - p["log_prob"]))
     if site.route is not None and site.route.kind in ("closed", "quadrature", "infinite"):
-        site.analytic.append(rows(_masked(_exact(site, q["fn"], p["fn"]), q, p)))
+        (exact,) = _computed(site, q["fn"], p["fn"], _exact)
+        site.analytic.append(rows(_masked(exact, q, p)))
+    elif site.route is not None and site.route.kind == "sampled" and is_bounded(q["fn"], p["fn"]):
+        ends = _computed(site, q["fn"], p["fn"], kl.bounds)
+        for kept, end in zip((site.lower, site.upper), ends, strict=True):
+            kept.append(rows(_masked(end, q, p)))
     term = mean_field_term(q, p)
     if term.route == ANALYTIC and term.value is not None:
         site.torch_form.append(rows(_masked(term.value, q, p)))
@@ -166,15 +174,25 @@ def _add_draw(site: Site, q: Node, p: Node | None, frame: CondIndepStackFrame) -
         site.mean_field_term.append(site.trace_term[-1])
 
 
-def _exact(site: Site, q: Distribution, p: Distribution) -> Tensor:
-    """KL(q || p), computed anew only where q or p depend on the draw."""
+def _computed(
+    site: Site,
+    q: Distribution,
+    p: Distribution,
+    of: Callable[[Distribution, Distribution], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """What is known of KL(q || p), computed anew only where q or p depend on the draw."""
     if site._last is not None:
-        q_last, p_last, value = site._last
+        q_last, p_last, values = site._last
         if _same(q, q_last) and _same(p, p_last):
-            return value
+            return values
+    values = of(q, p)
+    site._last = (q, p, values)
+    return values
+
+
+def _exact(q: Distribution, p: Distribution) -> tuple[Tensor]:
     value, _ = kl.divergence(q, p, with_error=True)
-    site._last = (q, p, value)
-    return value
+    return (value,)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -142,6 +142,8 @@ def _tail(sampled: np.ndarray) -> np.ndarray:
 
 _ROWS: dict[str, Callable[[Merged], np.ndarray]] = {
     "kl_analytic": lambda s: _mean(s.analytic, s.sampled),
+    "kl_lower": lambda s: _mean(s.lower, s.sampled),
+    "kl_upper": lambda s: _mean(s.upper, s.sampled),
     "kl_sampled": lambda s: s.sampled.mean(0),
     "kl_sampled_std_error": lambda s: _std_error(s.sampled),
     "kl_z_score": lambda s: _z(s.analytic, s.sampled, s.rounding),
@@ -159,6 +161,8 @@ def _totals(site: Merged, biased: bool) -> dict[str, Any]:
     route = record.route
     column = {
         "kl_analytic_total": float(_mean(exact, sampled)[0]),
+        "kl_lower_total": float(_mean(_summed(site.lower), sampled)[0]),
+        "kl_upper_total": float(_mean(_summed(site.upper), sampled)[0]),
         "kl_mean_field_total": float(_mean(form, sampled)[0]),
         "kl_sampled_total": float(sampled.mean()),
         "kl_sampled_total_std_error": float(_std_error(sampled)[0]),

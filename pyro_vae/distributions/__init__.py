@@ -7,6 +7,7 @@ from pyro_vae.distributions.hyperbolic import HyperbolicNormal
 from pyro_vae.distributions.kumaraswamy import Kumaraswamy
 from pyro_vae.distributions.logistic_normal import LogisticNormal
 from pyro_vae.distributions.logit_normal import LogitNormal
+from pyro_vae.distributions.mixture import MixtureSameFamily
 from pyro_vae.distributions.multivariate import LowRankMultivariateNormal, MultivariateStudentT
 from pyro_vae.distributions.onto import Onto
 from pyro_vae.distributions.positive import (
@@ -56,6 +57,7 @@ __all__ = [
     "LogisticNormal",
     "LogitNormal",
     "LowRankMultivariateNormal",
+    "MixtureSameFamily",
     "MultivariateStudentT",
     "OneHotCategorical",
     "Onto",

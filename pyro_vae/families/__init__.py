@@ -23,6 +23,7 @@ from pyro_vae.families.interval import (
     TruncatedNormal,
     Uniform,
 )
+from pyro_vae.families.mixture import Mixture
 from pyro_vae.families.multivariate import FullNormal, LowRankNormal, MultivariateStudentT
 from pyro_vae.families.parameters import Parameter
 from pyro_vae.families.positive import (
@@ -72,6 +73,7 @@ __all__ = [
     "LogisticNormal",
     "LogitNormal",
     "LowRankNormal",
+    "Mixture",
     "MultivariateStudentT",
     "Normal",
     "OneHotCategorical",

@@ -73,7 +73,7 @@ class Family(nn.Module):
     """
 
     roles: ClassVar[frozenset[Role]] = frozenset({"prior", "guide"})
-    spec: ClassVar[Mapping[str, Parameter]] = {}
+    spec: Mapping[str, Parameter] = {}
     options: ClassVar[tuple[str, ...]] = ()
     example_options: ClassVar[Mapping[str, int]] = {}
     min_features: ClassVar[int] = 1
@@ -363,7 +363,10 @@ class Family(nn.Module):
         parts += [f"learnable={self.learned}"] if self.learned else []
         parts += [f"predicted={self.predicted}"] if self.predicted else []
         constants = self.named_buffers(recurse=False)
-        return ", ".join(parts + [f"{name}={_short(value)}" for name, value in constants])
+        return ", ".join(parts + [f"{name}={self._shown(value)}" for name, value in constants])
+
+    def _shown(self, value: Tensor) -> str:
+        return _short(value)
 
 
 @functools.cache

@@ -20,12 +20,14 @@ from __future__ import annotations
 __all__ = ["Bounds", "bounds", "is_bounded"]
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributions as td
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, transforms
 
 from pyro_vae.kl.divergence import divergence
 from pyro_vae.kl.parameters import dtype_of, prepared
@@ -76,16 +78,17 @@ def bounds(q: Distribution, p: Distribution) -> Bounds:
             f"{tuple(p.event_shape)}; kl.route(q, p) says what can be had for this pair."
         )
     batch = broadcast(q, p)
-    (log_v, guide), (log_w, prior) = _components(q, batch), _components(p, batch)
+    joint = not all(_is_diagonal(d) for d in (q, p))
+    (log_v, guide), (log_w, prior) = (_components(d, batch, joint) for d in (q, p))
     v, entropy = log_v.exp(), guide.entropy()
     # E_{q_a} log p and E_{q_a} log q, from below and from above
     p_low, p_high = _log_density_bounds(guide, log_w, prior, entropy)
     q_low, q_high = _log_density_bounds(guide, log_v, guide, entropy)
-    lower = (v * (q_low - p_high)).sum(-1).clamp(min=0.0)
+    lower = _mean(v, q_low - p_high).clamp(min=0.0)
     # Jensen on both densities; and the convexity of KL in q, for which E_{q_a} log q_a is exact
-    upper = torch.minimum((v * (q_high - p_low)).sum(-1), (v * (-entropy - p_low)).sum(-1))
+    upper = torch.minimum(_mean(v, q_high - p_low), _mean(v, -entropy - p_low))
     if log_v.shape == log_w.shape:
-        labelled = (v * (log_v - log_w + divergence(guide, prior))).sum(-1)
+        labelled = _mean(v, log_v - log_w + divergence(guide, prior))
         upper = torch.minimum(upper, labelled)
     dtype = dtype_of(q, p)
     return Bounds(lower.to(dtype), upper.to(dtype))
@@ -108,53 +111,101 @@ def is_bounded(q: Distribution, p: Distribution) -> bool:
     return all(_is_gaussian(_component(d)) for d in (q, p))
 
 
+def _mean(weights: Tensor, values: Tensor) -> Tensor:
+    """The mean over components, those without weight left out, whatever they have."""
+    held = weights > 0
+    return (weights * torch.where(held, values, 0.0)).sum(-1)
+
+
+def _mixed(d: Any) -> Any:
+    """The mixture, if it is one, perhaps expanded."""
+    while isinstance(d, ExpandedDistribution):
+        d = d.base_dist
+    return d if same_class(d, td.MixtureSameFamily) else None
+
+
 def _component(d: Any) -> Any:
-    return d.component_distribution if same_class(d, td.MixtureSameFamily) else d
+    mixture = _mixed(d)
+    return _stripped(d if mixture is None else mixture.component_distribution)
+
+
+def _stripped(d: Any) -> Any:
+    """A Gaussian that is only expanded, or whose draws are only laid out in another shape."""
+    if isinstance(d, ExpandedDistribution):
+        return _stripped(d.base_dist)
+    if not same_class(d, td.TransformedDistribution):
+        return d
+    plain = all(isinstance(t, transforms.ReshapeTransform) for t in d.transforms)
+    return _stripped(d.base_dist) if plain else d
 
 
 def _is_gaussian(d: Any) -> bool:
     base, dims = unpack(d)
-    if same_class(base, td.Normal):
-        return True
     joint = (td.MultivariateNormal, td.LowRankMultivariateNormal)
-    return dims == 0 and any(same_class(base, c) for c in joint)
+    return same_class(base, td.Normal) or (dims == 0 and any(same_class(base, c) for c in joint))
 
 
-def _components(d: Any, batch: torch.Size) -> tuple[Tensor, td.MultivariateNormal]:
+def _is_diagonal(d: Any) -> bool:
+    return same_class(unpack(_component(d))[0], td.Normal)
+
+
+def _components(d: Any, batch: torch.Size, joint: bool) -> tuple[Tensor, Any]:
     """Log weights (*batch, K), and Gaussians over vectors, of batch shape (*batch, K)."""
-    wide: Any = prepared(d, batch, None)
-    loc, tril = _vectors(_component(wide))
-    if same_class(d, td.MixtureSameFamily):
-        log_weights = wide.mixture_distribution.logits.log_softmax(-1)
-    else:
-        log_weights, loc, tril = loc.new_zeros(*batch, 1), loc.unsqueeze(-2), tril.unsqueeze(-3)
-    return log_weights, td.MultivariateNormal(loc, scale_tril=tril, validate_args=False)
+    mixture = _mixed(d)
+    if mixture is None:
+        alone = prepared(_component(d), batch, None)
+        one = _vectors(alone, joint, lambda t: t.unsqueeze(len(batch)))
+        return one.mean.new_zeros(*batch, 1), one
+    log_weights = mixture.mixture_distribution.logits.double().log_softmax(-1)
+    count = log_weights.shape[-1]
+    each = prepared(_component(d), torch.Size([*batch, count]), None)
+    return log_weights.expand(*batch, count), _vectors(each, joint, lambda t: t)
 
 
-def _vectors(d: Any) -> tuple[Tensor, Tensor]:
-    """Mean and Cholesky factor of a Gaussian, its event flattened to a vector."""
+def _vectors(d: Any, joint: bool, change: Callable[[Tensor], Tensor]) -> Any:
+    """A Gaussian, its event flattened to a vector, by its covariance or by its variances."""
     base, _ = unpack(d)
-    if same_class(base, td.Normal):
-        shape = (*d.batch_shape, math.prod(d.event_shape))
-        return base.loc.reshape(shape), torch.diag_embed(base.scale.reshape(shape))
-    if same_class(base, td.MultivariateNormal):
-        return base.loc, base.scale_tril
-    return base.loc, torch.linalg.cholesky(base.covariance_matrix)
+    if not same_class(base, td.Normal):
+        # of low rank, the factor that torch keeps is that of another matrix
+        full = same_class(base, td.MultivariateNormal)
+        tril = base.scale_tril if full else torch.linalg.cholesky(base.covariance_matrix)
+        return _joint(change(base.loc), change(tril))
+    shape = (*d.batch_shape, math.prod(d.event_shape))
+    loc, scale = (change(t.reshape(shape)) for t in (base.loc, base.scale))
+    return _joint(loc, torch.diag_embed(scale)) if joint else _apart(loc, scale)
+
+
+def _joint(loc: Tensor, tril: Tensor) -> Any:
+    return td.MultivariateNormal(loc, scale_tril=tril, validate_args=False)
+
+
+def _apart(loc: Tensor, scale: Tensor) -> Any:
+    normal = td.Normal(loc, scale, validate_args=False)
+    return td.Independent(normal, 1, validate_args=False)
 
 
 def _log_density_bounds(
-    guide: td.MultivariateNormal, log_w: Tensor, prior: td.MultivariateNormal, entropy: Tensor
+    guide: Any, log_w: Tensor, prior: Any, entropy: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Bounds on E_{q_a} log sum_k w_k p_k, each of shape (*batch, K_q)."""
     one, other = _aligned(guide, -1), _aligned(prior, -2)
-    total = one.covariance_matrix + other.covariance_matrix
-    overlap = td.MultivariateNormal(other.loc, total, validate_args=False).log_prob(one.loc)
     log_w = log_w.unsqueeze(-2)
     low = (log_w - divergence(one, other)).logsumexp(-1) - entropy
-    return low, (log_w + overlap).logsumexp(-1)
+    return low, (log_w + _overlap(one, other)).logsumexp(-1)
 
 
-def _aligned(d: td.MultivariateNormal, dim: int) -> td.MultivariateNormal:
+def _overlap(one: Any, other: Any) -> Tensor:
+    """The logarithm of the integral of the product of two Gaussians."""
+    if same_class(one, td.Independent):
+        scale = torch.hypot(one.base_dist.scale, other.base_dist.scale)
+        return _apart(other.mean, scale).log_prob(one.mean)
+    total = one.covariance_matrix + other.covariance_matrix
+    return _joint(other.loc, torch.linalg.cholesky(total)).log_prob(one.loc)
+
+
+def _aligned(d: Any, dim: int) -> Any:
     """The same with another batch dimension, so that q_a and p_k meet."""
-    loc, tril = d.loc.unsqueeze(dim - 1), d.scale_tril.unsqueeze(dim - 2)
-    return td.MultivariateNormal(loc, scale_tril=tril, validate_args=False)
+    if same_class(d, td.Independent):
+        base = d.base_dist
+        return _apart(base.loc.unsqueeze(dim - 1), base.scale.unsqueeze(dim - 1))
+    return _joint(d.loc.unsqueeze(dim - 1), d.scale_tril.unsqueeze(dim - 2))

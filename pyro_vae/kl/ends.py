@@ -108,12 +108,19 @@ def space(d: Distribution) -> Space:
 
 
 def _mixed_space(d: Any) -> Space:
-    """The hull of the components' supports."""
-    each, dim = space(d.component_distribution), -1 - len(d.event_shape)
-    low, high = each.lower, each.upper
+    """The hull of the supports of the components with mass."""
+    each, dims = space(d.component_distribution), len(d.event_shape)
+    held = d.mixture_distribution.probs > 0
+    held = held.reshape(held.shape + (1,) * dims)
+
+    def hull(bound: Number, far: float, of: Callable[[Tensor, int], Tensor]) -> Number:
+        if not isinstance(bound, Tensor):
+            return bound
+        return of(torch.where(held, bound, far), -1 - dims)
+
     return each._replace(
-        lower=low.amin(dim) if isinstance(low, Tensor) else low,
-        upper=high.amax(dim) if isinstance(high, Tensor) else high,
+        lower=hull(each.lower, math.inf, torch.amin),
+        upper=hull(each.upper, -math.inf, torch.amax),
     )
 
 

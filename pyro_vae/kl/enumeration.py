@@ -7,8 +7,9 @@ somebody else's against anything. It is the way of last resort for discrete pair
 
 from __future__ import annotations
 
-__all__ = ["LARGEST", "enumerable", "impossible", "support_of", "total"]
+__all__ = ["LARGEST", "count_of", "enumerable", "impossible", "support_of", "total"]
 
+import math
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ def support_of(q: Any) -> Tensor | None:
         values = support_of(q.component_distribution)
         batch = [1] * len(q.batch_shape)
         return None if values is None else values.reshape(len(values), *batch, *q.event_shape)
+    if same_class(q, td.Independent):
+        return _products(q)
     if not getattr(q, "has_enumerate_support", False):
         return None
     try:
@@ -51,6 +54,44 @@ def support_of(q: Any) -> Tensor | None:
         # e.g. a Binomial whose count differs between elements
         return None
     return values if len(values) <= LARGEST else None
+
+
+def count_of(q: Any) -> int | None:
+    """Return how many values a distribution takes, None where they cannot be listed.
+
+    Arguments:
+        q: A distribution.
+
+    Returns:
+        The number of values, however large.
+
+    Example:
+        >>> count_of(td.Independent(td.Bernoulli(torch.ones(100) / 2), 1)) == 2**100
+        True
+    """
+    if same_class(q, td.MixtureSameFamily):
+        return count_of(q.component_distribution)
+    if same_class(q, td.Independent):
+        each = count_of(q.base_dist)
+        return None if each is None else each ** _elements(q)
+    values = support_of(q)
+    return None if values is None else len(values)
+
+
+def _products(q: Any) -> Tensor | None:
+    """All values of independent elements: each of one beside each of the others."""
+    each, count = support_of(q.base_dist), _elements(q)
+    if each is None or count == 0 or len(each) ** count > LARGEST:
+        return None
+    choices = [torch.arange(len(each), device=each.device)] * count
+    index = torch.cartesian_prod(*choices).reshape(-1, count)
+    values = each.reshape(len(each), *q.base_dist.event_shape)[index]
+    return values.reshape(len(index), *[1] * len(q.batch_shape), *q.event_shape)
+
+
+def _elements(q: Any) -> int:
+    batch = q.base_dist.batch_shape
+    return math.prod(batch[len(batch) - q.reinterpreted_batch_ndims :])
 
 
 def enumerable(q: Any, p: Any) -> bool:
@@ -132,6 +173,10 @@ def _log_mass(d: Any, values: Tensor) -> Tensor:
     inner, cls = getattr(d, "_categorical", d), canonical(type(d))
     if cls is td.MixtureSameFamily:
         return _mixed(d, values)
+    if cls is td.Independent:
+        each = _log_mass(d.base_dist, values)
+        dims = d.reinterpreted_batch_ndims
+        return each.sum(tuple(range(-dims, 0))) if dims else each
     # what was derived from the other is not kept in an unvalidated copy
     probs = None if "logits" in vars(inner) else vars(inner).get("probs")
     log = d.log_prob(values)

@@ -193,9 +193,15 @@ def _tails(q: Distribution, p: Distribution) -> Finiteness:
                 return _reason(q, p, one, carried, mixed)
         return ""
 
-    # the components of a mixture of vectors may carry one axis each
-    decided = not (dims and prior.held is not None)
+    # where components grow in ways of their own, each may carry one axis of a vector
+    decided = not dims or prior.held is None or _alike(prior)
     return Finiteness(True, finite, decided, explain)
+
+
+def _alike(prior: Ends) -> bool:
+    """Whether all components grow in the same way, whatever their parameters."""
+    numbers = [v for end in (prior.low, prior.high) for v in (end.place, *(end.growth or ()))]
+    return not any(isinstance(v, Tensor) for v in numbers)
 
 
 def _met(tail: Tail, growth: Growth, here: Any, there: Any) -> bool | Tensor:

@@ -7,7 +7,7 @@ where its components cross, its log density bends sharply, and the error estimat
 
 from __future__ import annotations
 
-__all__: list[str] = []
+__all__ = ["mixed"]
 
 from collections.abc import Callable
 from typing import Any
@@ -76,13 +76,7 @@ class _Mixture(Line):
 
     @classmethod
     def of(cls, d: Any) -> Line | None:
-        component = line_of(d.component_distribution)
-        if component is None or isinstance(component, cls):
-            return None
-        if any(isinstance(m, (Affine, Inverse)) for m in component.chart):
-            # components with coordinates of their own share no nodes
-            return None
-        return cls(d.mixture_distribution.logits.double(), component)
+        return mixed(d.mixture_distribution, line_of(d.component_distribution))
 
     def log_density(self, y: Tensor) -> Tensor:
         each = self.component.log_density(y.unsqueeze(-1))
@@ -116,6 +110,29 @@ class _Mixture(Line):
 
     def _parts(self, t: Tensor) -> tuple[Tensor, ...]:
         return t.expand(torch.broadcast_shapes(t.shape, self.log_weights.shape)).unbind(-1)
+
+
+def mixed(weights: Any, component: Line | None) -> Line | None:
+    """Return the line of a mixture.
+
+    Arguments:
+        weights: The categorical distribution of the components.
+        component: The line of the components, which are the last dimension of its batch shape.
+
+    Returns:
+        The line; None if the components have none, or are mixtures themselves.
+
+    Example:
+        >>> component = line_of(td.Normal(torch.tensor([0.0, 5.0]), 1.0))
+        >>> len(mixed(td.Categorical(torch.ones(2)), component).frames())
+        2
+    """
+    if component is None or isinstance(component, _Mixture):
+        return None
+    if any(isinstance(m, (Affine, Inverse)) for m in component.chart):
+        # components with coordinates of their own share no nodes
+        return None
+    return _Mixture(weights.logits.double(), component)
 
 
 def _read(t: Any) -> Chart | None:

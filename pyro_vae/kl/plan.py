@@ -22,6 +22,7 @@ __all__ = [
     "unpack",
 ]
 
+import math
 from collections.abc import Callable
 from functools import cache
 from inspect import getdoc
@@ -32,9 +33,10 @@ import torch.distributions as td
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.kl.enumeration import LARGEST, count_of
 from pyro_vae.kl.finiteness import finiteness
 from pyro_vae.kl.forms import find
-from pyro_vae.kl.lines import line_of
+from pyro_vae.kl.line_elements import element_of
 from pyro_vae.kl.parameters import device_of, prepared, tensors
 from pyro_vae.kl.quadrature import TOLERANCE, Integral, integral
 from pyro_vae.kl.table import same_class
@@ -178,7 +180,11 @@ def _by_quadrature(
 ) -> Plan:
     """The plan of a pair without a form: one integral, if both have a line."""
     how = f"KL({describe(q)} || {describe(p)}) has no closed form that is known here"
-    guide, prior = line_of(q), line_of(p)
+    count = count_of(q)
+    if count is not None and count > LARGEST:
+        size = f"{count}" if count < 10**6 else f"about 10^{math.log10(count):.0f}"
+        how += f", and q takes {size} values, of which at most {LARGEST} are enumerated"
+    guide, prior = element_of(q), element_of(p)
     if guide is None or prior is None:
         return Plan("sampled", "none", batch, finite, None, why, how)
 

@@ -313,7 +313,8 @@ def _mask_of(d: Any) -> Any:
 def _mixture(q: Any, p: Any) -> Plan | None:
     """Gaussian mixtures of vectors: no form is known, but an interval is."""
     mixed = any(same_class(d, td.MixtureSameFamily) for d in (q, p))
-    if not mixed or not q.event_shape or not is_bounded(q, p) or _registered(q, p):
+    single = q.event_shape.numel() == 1  # a number, for which there is quadrature
+    if not mixed or single or not is_bounded(q, p) or _registered(q, p):
         return None
     how = (
         f"KL({describe(q)} || {describe(p)}) of Gaussian mixtures has no closed form; "

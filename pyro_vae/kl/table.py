@@ -76,6 +76,7 @@ _TWINS: dict[type, type] = {
     own.LogNormal: td.LogNormal,
     own.Logistic: dist.Logistic,
     own.LowRankMultivariateNormal: td.LowRankMultivariateNormal,
+    own.MixtureSameFamily: td.MixtureSameFamily,
     own.MultivariateStudentT: dist.MultivariateStudentT,
     own.ProjectedNormal: dist.ProjectedNormal,
     own.StudentT: td.StudentT,

@@ -258,7 +258,8 @@ def compare_pairings(
         A Dataset with dims `guide`, `prior` and `elbo`, in nats per held-out datum:
         `admissible` (0 or 1) and the `reason` of a refusal; `elbo_per_datum` with its standard
         error over draws; `kl_route`, `kl_source`, `mean_field_route`; `kl_analytic`,
-        `kl_sampled` with its standard error, `pareto_k`; by ELBO class `gradient_snr` and
+        `kl_sampled` with its standard error, `kl_lower` and `kl_upper` (an interval that holds it,
+        NaN where none is known), `pareto_k`; by ELBO class `gradient_snr` and
         `loss_std`; `findings`, `failure`, `seconds`.
 
     Raises:

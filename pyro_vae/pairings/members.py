@@ -74,6 +74,7 @@ LEARNABLE, CARRIED, SHARED = "learnable_", "transported", "vamp_prior"
 
 ELSEWHERE = ("the prior's", "the guide's")
 """The space of a guide, and of a prior, that depends on what it stands beside."""
+COMPONENTS = 10
 
 # (features, context, prior) -> conditional; the prior is None when a prior is made
 Factory = Callable[[int, int, Any], Any]
@@ -108,7 +109,8 @@ def members(
         given: Names of registered families; or a mapping from names to factories
             `(features, context) -> conditional`, or to names of registered families; a prior may
             also be an `OfEncoder`. One whose name begins with `learnable_` is the family with
-            its parameters trained (those of a VampPrior are, but for its weights, anyway).
+            its parameters trained (those of a VampPrior are, but for its weights, anyway); a
+            mixture has ten components.
         role: "guide" or "prior".
         categories: Classes in each group of a one-hot family, and parts of each group of a
             family on the simplex, whose draws have shape (features, categories) alike.
@@ -182,6 +184,8 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory | OfEncoder:
     options = dict(cls.example_options)
     if "categories" in options:
         options["categories"] = categories
+    if "components" in options:
+        options["components"] = COMPONENTS
     extra: dict[str, Any] = {**options, **({"learnable": True} if learnable else {})}
     groups = space_of(cls.example().support).kind == "simplex" and "categories" not in options
 

@@ -21,7 +21,8 @@ HOW_TO_READ = (
     "steps and data; training minimised Trace_ELBO, which applies to every pair.",
     "ELBO is the lower bound on log p(x), in nats per datum, more is better; its error is over "
     "draws of the guide. KL is KL(q || p), in nats per datum: its analytic value where one is "
-    "known, and its mean over draws, which should agree within its error.",
+    "known, and its mean over draws, which should agree within its error. For mixtures of "
+    "Gaussians no exact value is known, but bounds [lower, upper] that hold always.",
     "KL route says how KL(q || p) can be had exactly (by a closed form or by quadrature), or that "
     "it can only be sampled. Whose a form is: ours alone; ours where torch has one too; or ours "
     "and given to torch, so that Pyro finds it. Mean-field says what Pyro's TraceMeanField_ELBO "
@@ -94,7 +95,7 @@ _COLUMNS: dict[str, Callable[[xr.Dataset], str]] = {
     "mean-field": lambda c: _mean_field(c),
     "ELBO": lambda c: _with_error(c, "elbo_per_datum", 2),
     "KL analytic": lambda c: _number(float(c["kl_analytic"])),
-    "KL sampled": lambda c: _with_error(c, "kl_sampled"),
+    "KL sampled": lambda c: _with_error(c, "kl_sampled") + _interval(c),
     "SNR Trace": lambda c: _number(float(c["gradient_snr"].sel(elbo="Trace_ELBO")), 2),
     "SNR MF": lambda c: _number(float(c["gradient_snr"].sel(elbo="TraceMeanField_ELBO")), 2),
     "findings": lambda c: _findings(c),
@@ -147,6 +148,11 @@ def _with_error(cell: xr.Dataset, name: str, digits: int = 3) -> str:
     return text if math.isnan(error) else f"{text} +- {_number(error, digits)}"
 
 
+def _interval(cell: xr.Dataset) -> str:
+    ends = [float(cell[name]) for name in ("kl_lower", "kl_upper")]
+    return "" if any(map(math.isnan, ends)) else f" in [{', '.join(map(_number, ends))}]"
+
+
 def _number(value: float, digits: int = 3) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
@@ -170,11 +176,16 @@ def _notes(dataset: xr.Dataset) -> list[str]:
     lines = [
         "ELBO and KL in nats per held-out datum, +- standard error over draws. SNR: signal to "
         "noise of the\nguide's gradient under Trace_ELBO and under TraceMeanField_ELBO (MF).",
+        *(["in [a, b]: bounds that hold always on the KL that is sampled."] * _bounded(dataset)),
         *[f"{code}: {text}." for code, text in _codes(dataset)],
     ]
     if refused:
         lines.append(f"{refused} pairs are not admissible; the pages give the reasons.")
     return ["\n".join(lines)]
+
+
+def _bounded(dataset: xr.Dataset) -> bool:
+    return bool(dataset["kl_lower"].notnull().any())
 
 
 def _lists(dataset: xr.Dataset) -> Iterator[tuple[str, list[tuple[str, str]]]]:

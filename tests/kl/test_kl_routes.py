@@ -178,7 +178,7 @@ def test_no_exact_kl_names_what_is_left():
 
 
 def test_a_finite_element_without_a_form_is_refused_even_beside_infinite_ones(monkeypatch):
-    monkeypatch.setattr("pyro_vae.kl.plan.line_of", lambda d: None)
+    monkeypatch.setattr("pyro_vae.kl.plan.element_of", lambda d: None)
     q = td.StudentT(torch.tensor([0.5, 3.0]))
     with pytest.raises(kl.NoExactKL):
         kl.divergence(q, td.Laplace(0.0, 1.0))

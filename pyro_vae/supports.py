@@ -6,17 +6,32 @@ measure. torch and Pyro describe supports by constraints, which they cannot comp
 constraint is read as a `Space` (a kind and its bounds), and spaces are compared.
 
 The kinds are `real` (a product of intervals of the line, bounded or not), `simplex`, `sphere`,
-`circle`, `one_hot`, `integer` and, for whatever is not recognised, `unknown`. An angle is no
-number of an interval: its space has no ends, and a function of a number (a prior's density, say)
-is none of a point on the circle. A constraint may name a kind itself, as `space_kind`.
+`circle`, `one_hot`, `integer`, `product` and, for whatever is not recognised, `unknown`. An angle
+is no number of an interval: its space has no ends, and a function of a number (a prior's density,
+say) is none of a point on the circle. A constraint may name a kind itself, as `space_kind`.
+
+A `product` has parts that lie side by side along the last dimension of an event. A constraint
+says so by attributes `blocks` (one constraint each), `lengths` (along the last dimension) and
+`shapes` (of one draw of each). Neighbours that are one space of numbers are one part, and a
+product of one such space is no product, but that space: R x R is real.
 """
 
 from __future__ import annotations
 
-__all__ = ["Space", "inside", "interior_point", "legal_point", "lies_within", "space_of"]
+__all__ = [
+    "Part",
+    "Space",
+    "inside",
+    "interior_point",
+    "legal_point",
+    "lies_within",
+    "matched",
+    "space_of",
+]
 
+import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import constraints
@@ -33,11 +48,13 @@ class Space(NamedTuple):
             `unknown`, or what a constraint says itself.
         lower: The greatest lower bound of each element (`-inf` without one).
         upper: The least upper bound of each element (`inf` without one).
+        parts: Of a product, what lies side by side.
     """
 
     kind: str
     lower: float = -math.inf
     upper: float = math.inf
+    parts: tuple[Part, ...] = ()
 
     @property
     def name(self) -> str:
@@ -50,8 +67,10 @@ class Space(NamedTuple):
             ("integer", 0.0, 1.0): "{0, 1}",
             ("one_hot", -math.inf, math.inf): "one-hot vectors",
         }
-        if self in named:
-            return named[self]
+        if self.kind == "product":
+            return " x ".join(part.space.name for part in self.parts)
+        if self[:3] in named:
+            return named[self[:3]]
         if self.kind in ("real", "integer"):
             body = f"[{self.lower:g}, {self.upper:g}]"
             return f"interval {body}" if self.kind == "real" else f"integers in {body}"
@@ -60,7 +79,26 @@ class Space(NamedTuple):
     @property
     def is_discrete(self) -> bool:
         """Whether distributions on this space are masses, not densities."""
-        return self.kind in ("integer", "one_hot")
+        return self.kind in ("integer", "one_hot") or any(p.space.is_discrete for p in self.parts)
+
+
+class Part(NamedTuple):
+    """A part of a product.
+
+    Arguments:
+        space: The space.
+        length: How long it is along the last dimension of an event.
+        shape: The shape of one draw; empty for a space of numbers, each of which lies in it by
+            itself.
+    """
+
+    space: Space
+    length: int
+    shape: tuple[int, ...] = ()
+
+
+# spaces of numbers, of which any part of an event lies in the same
+_OF_NUMBERS = ("real", "integer", "circle")
 
 
 def space_of(support: Constraint) -> Space:
@@ -82,6 +120,8 @@ def space_of(support: Constraint) -> Space:
         support = support.base_constraint
     kind = type(support)
     named = getattr(support, "space_kind", None)
+    if named == "product":
+        return _product(support)
     if isinstance(named, str):
         return Space(named)
     if kind is type(constraints.real):
@@ -101,6 +141,60 @@ def space_of(support: Constraint) -> Space:
     if not bounded:
         return Space("unknown")
     return Space("integer" if support.is_discrete else "real", lower, upper)
+
+
+def _product(support: Any) -> Space:
+    """The space of constraints side by side."""
+    parts: list[Part] = []
+    for block, length, shape in zip(support.blocks, support.lengths, support.shapes, strict=True):
+        space = space_of(block)
+        if space.kind == "unknown" or (
+            space.kind == "product" and len(shape) != support.event_dim
+        ):
+            return Space("unknown")
+        own = () if space.kind in _OF_NUMBERS else tuple(shape)
+        for part in space.parts or (Part(space, length, own),):
+            if parts and not part.shape and part.space == parts[-1].space:
+                part = part._replace(length=part.length + parts.pop().length)
+            parts.append(part)
+    return parts[0].space if len(parts) == 1 else Space("product", parts=tuple(parts))
+
+
+def matched(inner: Space, outer: Space) -> list[tuple[Part, Part]] | None:
+    """Return what of one product stands beside what of another, or of a space of numbers.
+
+    Arguments:
+        inner: A space.
+        outer: Another one, of events of the same shape.
+
+    Returns:
+        Pairs of parts of equal length, in order; None if one of the two does not come apart
+        where the other does (a simplex cannot be cut), or neither is a product.
+
+    Example:
+        >>> halves = Space("product", parts=(Part(Space("real"), 2), Part(Space("real", 0.0), 1)))
+        >>> [(q.space.name, p.length) for q, p in matched(Space("real"), halves)]
+        [('real line', 2), ('real line', 1)]
+    """
+    if "product" not in (inner.kind, outer.kind):
+        return None
+    total = sum(part.length for part in (inner.parts or outer.parts))
+    sides = [
+        s.parts or (Part(s, total, () if s.kind in _OF_NUMBERS else (-1,)),)
+        for s in (inner, outer)
+    ]
+    ends = [list(itertools.accumulate(part.length for part in side)) for side in sides]
+    if ends[0][-1] != ends[1][-1]:
+        return None
+    cuts, pairs, start = sorted({*ends[0], *ends[1]}), [], 0
+    for end in cuts:
+        parts = [side[sum(e < end for e in at)] for side, at in zip(sides, ends, strict=True)]
+        if any(part.shape and part.length != end - start for part in parts):
+            return None
+        q, p = (part._replace(length=end - start) for part in parts)
+        pairs.append((q, p))
+        start = end
+    return pairs
 
 
 def _bound(support: Constraint, name: str, default: float) -> float:
@@ -140,7 +234,15 @@ def lies_within(inner: Constraint, outer: Constraint) -> bool | None:
     q, p = space_of(inner), space_of(outer)
     if "unknown" in (q.kind, p.kind):
         return True if inner is outer else None
-    return q.kind == p.kind and q.lower >= p.lower and q.upper <= p.upper
+    if "product" in (q.kind, p.kind):
+        pairs = matched(q, p)
+        return pairs is not None and all(_within(*pair) for pair in pairs)
+    return _within(Part(q, 0), Part(p, 0))
+
+
+def _within(q: Part, p: Part) -> bool:
+    same = q.space.kind == p.space.kind and q.shape == p.shape
+    return same and q.space.lower >= p.space.lower and q.space.upper <= p.space.upper
 
 
 def interior_point(support: Constraint) -> float:
@@ -200,10 +302,23 @@ def legal_point(support: Constraint, like: Tensor) -> Tensor:
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
     space = space_of(support)
-    if space.kind in ("real", "integer", "circle"):
+    if space.kind == "product":
+        return _legal_parts(support, like)
+    if space.kind in _OF_NUMBERS:
         return like.new_full((), interior_point(support))
     if space.kind == "simplex":
         return like.new_full(like.shape[-1:], 1 / like.shape[-1])
     if space.kind in ("sphere", "one_hot", "hyperboloid"):
         return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)[0]
     return like.new_zeros(())
+
+
+def _legal_parts(support: Any, like: Tensor) -> Tensor:
+    """Legal points of all blocks, side by side."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    points = []
+    for block, length, shape in zip(support.blocks, support.lengths, support.shapes, strict=True):
+        point = legal_point(block, like.new_zeros(shape)).expand(shape)
+        points.append(point.reshape((*like.shape[-support.event_dim :][:-1], length)))
+    return torch.cat(points, -1)

@@ -22,6 +22,7 @@ from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDi
 from torch import Tensor
 from torch.distributions import Transform, transform_to
 
+from pyro_vae.distributions import Product
 from pyro_vae.supports import space_of
 
 STRUCTURAL = frozenset(
@@ -116,6 +117,9 @@ def _taken_apart(
         component = inner(fn.component_distribution, "component.")
         kind: Any = type(fn)
         return lambda u: kind(mixture(u), component(u))
+    if isinstance(fn, Product):
+        blocks = [inner(block, f"block{i}.") for i, block in enumerate(fn.blocks)]
+        return lambda u: Product([block(u) for block in blocks])
     names = _names(fn, held)
     if names is None:
         return _transformed(fn, site, inner)

@@ -20,6 +20,7 @@ from pyro_vae.distributions.positive import (
     Weibull,
 )
 from pyro_vae.distributions.power_spherical import PowerSpherical
+from pyro_vae.distributions.product import Product
 from pyro_vae.distributions.projected_normal import ProjectedNormal
 from pyro_vae.distributions.real import Cauchy, Gumbel, Logistic, StudentT
 from pyro_vae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotCategorical
@@ -62,6 +63,7 @@ __all__ = [
     "OneHotCategorical",
     "Onto",
     "PowerSpherical",
+    "Product",
     "ProjectedNormal",
     "RelaxedBernoulli",
     "RelaxedOneHotCategorical",

@@ -35,6 +35,7 @@ from pyro_vae.families.positive import (
     LogNormal,
     Weibull,
 )
+from pyro_vae.families.product import Product
 from pyro_vae.families.projected import ProjectedNormal
 from pyro_vae.families.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
 from pyro_vae.families.relaxed import RelaxedBernoulli, RelaxedOneHotCategorical
@@ -80,6 +81,7 @@ __all__ = [
     "Parameter",
     "Poisson",
     "PowerSpherical",
+    "Product",
     "ProjectedNormal",
     "RelaxedBernoulli",
     "RelaxedOneHotCategorical",

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.families.family import Family, fitting
+from pyro_vae.families.family import Family, fitting, registry
 from pyro_vae.families.transported import Transported
-from pyro_vae.supports import lies_within, space_of
+from pyro_vae.supports import Space, lies_within, matched, space_of
 
 
 class Side(NamedTuple):
@@ -58,9 +58,12 @@ def check_pair(site: str, guide: Side, prior: Side) -> bool:
         True
     """
     within = lies_within(guide.support, prior.support)
-    if within is False:
+    unlike = tuple(guide.event_shape) != tuple(prior.event_shape)
+    products = "product" in (space_of(guide.support).kind, space_of(prior.support).kind)
+    # parts of a product are compared element by element, if there are as many
+    if within is False and not (products and unlike):
         raise ValueError(_refusal(site, guide, prior))
-    if tuple(guide.event_shape) != tuple(prior.event_shape):
+    if unlike:
         raise ValueError(
             f"site {site!r}: one draw of the guide {guide.name} has shape "
             f"{tuple(guide.event_shape)}, one of the prior {prior.name} has shape "
@@ -71,7 +74,10 @@ def check_pair(site: str, guide: Side, prior: Side) -> bool:
 
 def _refusal(site: str, guide: Side, prior: Side) -> str:
     q, p = space_of(guide.support), space_of(prior.support)
-    if q.is_discrete != p.is_discrete:
+    block = _block(q, p)
+    if block:
+        reason = block
+    elif q.is_discrete != p.is_discrete:
         reason = "one is a mass and the other a density, so KL(q || p) is undefined"
     elif q.kind != p.kind:
         reason = f"a density on the {q.name} is none on the {p.name}, so KL(q || p) is undefined"
@@ -84,4 +90,37 @@ def _refusal(site: str, guide: Side, prior: Side) -> str:
         f"site {site!r}: a {guide.name} guide (on the {q.name}) cannot stand beside a "
         f"{prior.name} prior (on the {p.name}): {reason}. "
         f"Guides that fit this prior: {', '.join(fit) or 'none on the shelf'}."
+    )
+
+
+def _block(q: Space, p: Space) -> str:
+    """Where the parts of a product do not go together, "" if one of the two is no product."""
+    if "product" not in (q.kind, p.kind):
+        return ""
+    start = 0
+    for a, b in matched(q, p) or []:
+        where = f"elements {start} to {start + b.length - 1} of the last dimension"
+        start += b.length
+        measure = (a.space.kind, a.shape) == (b.space.kind, b.shape)
+        if measure and b.space.lower <= a.space.lower and a.space.upper <= b.space.upper:
+            continue
+        return (
+            f"in {where} the prior lives on the {b.space.name} and the guide on the "
+            f"{a.space.name}, so KL(q || p) is {'infinite' if measure else 'undefined'} "
+            f"(there {', '.join(_fitting_part(b.space))} would fit)"
+        )
+    return "their parts do not end at the same elements, so KL(q || p) is undefined"
+
+
+def _fitting_part(space: Space) -> list[str]:
+    """The families that fit a part of a product."""
+    guides = {
+        cls.__name__: space_of(cls.example().support)
+        for cls in registry.values()
+        if "guide" in cls.roles and cls is not Transported
+    }
+    return sorted(
+        f"fam.{name}"
+        for name, own in guides.items()
+        if own.kind == space.kind and own.lower >= space.lower and own.upper <= space.upper
     )

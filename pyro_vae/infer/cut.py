@@ -34,6 +34,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import TransformedDistribution
 
+from pyro_vae.distributions import Product
 from pyro_vae.kl.ends import space
 
 
@@ -91,6 +92,8 @@ def moves(d: Any) -> bool:
         >>> moves(dist.Uniform(0.0, high)), moves(dist.Normal(0.0, high)), moves(dist.Delta(high))
         (True, False, True)
     """
+    if isinstance(_bare(d), Product):
+        return any(moves(block) for block in _bare(d).blocks)
     where = space(_bare(d))
     if where.kind == "point":
         return True

@@ -8,6 +8,7 @@ from pyro_vae.kl import line_composites as line_composites
 from pyro_vae.kl import line_families as line_families
 from pyro_vae.kl import line_folded as line_folded
 from pyro_vae.kl import line_truncated as line_truncated
+from pyro_vae.kl import products as products
 from pyro_vae.kl import reductions as reductions
 from pyro_vae.kl.audit import audit
 from pyro_vae.kl.bounds import Bounds, bounds

@@ -274,7 +274,8 @@ class _Pair(NamedTuple):
     def _as_they_are(self, noise: Noise) -> Scored:
         q, p = self.copies()
         x = drawn(q, noise)
-        within = p.support.check(x)
+        # a unit vector of single precision is one to that precision alone
+        within = p.support.check(x) | p.support.check(x.to(dtype_of(*self.given)))
         known = x if bool(within.all()) else _legal(p.support, x, within, q.event_shape)
         log_p = torch.where(within, p.log_prob(known), -torch.inf)
         slope, edge = torch.zeros_like(log_p), at_edge(q, x.detach())

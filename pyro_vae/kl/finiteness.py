@@ -26,7 +26,7 @@ from pyro_vae.kl.ends import End, Ends, ends_of, space
 from pyro_vae.kl.enumeration import enumerable, impossible
 from pyro_vae.kl.table import canonical
 from pyro_vae.kl.tails import LOG, Growth, Tail, carries
-from pyro_vae.supports import Space
+from pyro_vae.supports import Space, matched
 
 
 class Finiteness(NamedTuple):
@@ -65,7 +65,7 @@ def finiteness(q: Distribution, p: Distribution) -> Finiteness:
         'StudentT with df = 1.5 has no variance, and -log p of Normal grows quadratically'
     """
     inner, outer = space(q), space(p)
-    if "unknown" not in (inner.kind, outer.kind) and inner.kind != outer.kind:
+    if "unknown" not in (inner.kind, outer.kind) and not _comparable(inner, outer):
         return Finiteness(
             False,
             False,
@@ -95,10 +95,25 @@ def finiteness(q: Distribution, p: Distribution) -> Finiteness:
 
 
 # ------------------------------------------------------------------------------------- supports
+def _comparable(inner: Space, outer: Space) -> bool:
+    """Whether densities on both are with respect to one measure."""
+    if "product" not in (inner.kind, outer.kind):
+        return inner.kind == outer.kind
+    pairs = matched(inner, outer)
+    return pairs is not None and all(
+        a.space.kind == b.space.kind and a.shape == b.shape for a, b in pairs
+    )
+
+
 def _contained(q: Distribution, p: Distribution, inner: Space, outer: Space) -> Any:
     """Whether the support of q lies within that of p: a bool, a BoolTensor, None if unknown."""
     if "unknown" in (inner.kind, outer.kind):
         return True if canonical(type(q)) is canonical(type(p)) else None
+    pairs = matched(inner, outer)
+    if pairs is not None:
+        return all(
+            a.space.lower >= b.space.lower and a.space.upper <= b.space.upper for a, b in pairs
+        )
     below = _at_most(outer.lower, inner.lower)
     above = _at_most(inner.upper, outer.upper)
     if isinstance(below, bool) and isinstance(above, bool):

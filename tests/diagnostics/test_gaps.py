@@ -118,7 +118,7 @@ def distribution(cls):
             return cls(features, context=4, **options)(torch.randn(5, 4))
         except (TypeError, ValueError):
             continue
-    raise AssertionError(f"{cls.__name__} could not be made")
+    return cls.example(3, context=4)(torch.randn(5, 4))
 
 
 GUIDES = [n for n, c in registry.items() if "guide" in c.roles and n != "transported"]

@@ -279,6 +279,8 @@ ORACLES = {
     "von_mises_fisher": ({"loc": [0.6, 0.0, 0.8], "concentration": 3.0}, fisher),
     "power_spherical": ({"loc": [0.6, 0.0, 0.8], "concentration": 3.0}, power_spherical),
     "spherical_uniform": ({}, lambda x: np.full(len(x), -math.log(4 * math.pi))),
+    # two standard Normals beside an exponential
+    "product": ({}, lambda x: stats.norm.logpdf(x[:, :2]).sum(-1) - x[:, 2]),
     # takes no parameters of its own; the standard Normal in logit coordinates
     # nor does this one: a mixture of three Normals, in three dimensions jointly
     "vamp_prior": ({}, vamp),

@@ -14,6 +14,8 @@ from pyro_vae.families.discrete import (
     StraightThroughOneHotCategorical,
 )
 from pyro_vae.families.family import Family, Role, fitting, fitting_data, register, registry
+from pyro_vae.families.flow import MAF, NCSF, NSF, RealNVP
+from pyro_vae.families.flow_carried import Flow, Pushed
 from pyro_vae.families.hyperbolic import HyperbolicNormal
 from pyro_vae.families.interval import (
     Beta,
@@ -48,6 +50,9 @@ from pyro_vae.families.transported import Transported
 
 __all__ = [
     "GEM",
+    "MAF",
+    "NCSF",
+    "NSF",
     "Bernoulli",
     "Beta",
     "Categorical",
@@ -57,6 +62,7 @@ __all__ = [
     "Dirichlet",
     "Exponential",
     "Family",
+    "Flow",
     "FullNormal",
     "Gamma",
     "Gumbel",
@@ -78,6 +84,8 @@ __all__ = [
     "Poisson",
     "PowerSpherical",
     "ProjectedNormal",
+    "Pushed",
+    "RealNVP",
     "RelaxedBernoulli",
     "RelaxedOneHotCategorical",
     "Role",

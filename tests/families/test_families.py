@@ -119,6 +119,12 @@ def power_spherical(x, loc, concentration):
 
 
 SCALE_TRIL = [[1.0, 0.0, 0.0], [0.5, 2.0, 0.0], [-1.0, 0.3, 0.7]]
+
+
+def normals(x, loc, scale):
+    return by_elements(stats.norm(loc, scale), x)
+
+
 LOC, SPREAD = [0.5, -1.0, 2.0], [0.5, 1.0, 3.0]
 LOGITS = [0.5, -1.0, 2.0]
 CLASSES = [[0.0, 1.0, -1.0, 0.5]] * 2 + [[2.0, 0.0, 0.0, 0.0]]
@@ -252,6 +258,11 @@ ORACLES = {
     "von_mises_fisher": ({"loc": [0.6, 0.0, 0.8], "concentration": 3.0}, fisher),
     "power_spherical": ({"loc": [0.6, 0.0, 0.8], "concentration": 3.0}, power_spherical),
     "spherical_uniform": ({}, lambda x: np.full(len(x), -math.log(4 * math.pi))),
+    # flows whose networks do nothing yet
+    "nsf": ({"loc": LOC, "scale": SPREAD}, normals),
+    "maf": ({"loc": LOC, "scale": SPREAD}, normals),
+    "real_nvp": ({"loc": LOC, "scale": SPREAD}, normals),
+    "ncsf": ({"loc": LOC}, lambda x, loc: np.full(len(x), -3 * math.log(2 * math.pi))),
     # takes no parameters of its own; the standard Normal in logit coordinates
     "transported": ({}, lambda x: logit_normal(x, np.zeros(3), np.ones(3))),
 }

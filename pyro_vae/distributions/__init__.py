@@ -3,6 +3,7 @@
 from pyro_vae.distributions.beta import Beta, Dirichlet
 from pyro_vae.distributions.circular import CircularUniform
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
+from pyro_vae.distributions.flow import Flow, FlowTransform, from_zuko
 from pyro_vae.distributions.hyperbolic import HyperbolicNormal
 from pyro_vae.distributions.kumaraswamy import Kumaraswamy
 from pyro_vae.distributions.logistic_normal import LogisticNormal
@@ -25,6 +26,7 @@ from pyro_vae.distributions.projected_normal import ProjectedNormal
 from pyro_vae.distributions.real import Cauchy, Gumbel, Logistic, StudentT
 from pyro_vae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotCategorical
 from pyro_vae.distributions.spherical_uniform import SphericalUniform
+from pyro_vae.distributions.spline import CircularSpline, Spline
 from pyro_vae.distributions.stick_breaking import GEM, StickBreaking
 from pyro_vae.distributions.sticks import Sticks
 from pyro_vae.distributions.straight_through import (
@@ -41,10 +43,13 @@ from pyro_vae.distributions.wrapped_normal import WrappedNormal
 __all__ = [
     "Beta",
     "Cauchy",
+    "CircularSpline",
     "CircularUniform",
     "ContinuousBernoulli",
     "Dirichlet",
     "Exponential",
+    "Flow",
+    "FlowTransform",
     "GEM",
     "Gamma",
     "Gumbel",
@@ -68,6 +73,7 @@ __all__ = [
     "RelaxedBernoulli",
     "RelaxedOneHotCategorical",
     "SphericalUniform",
+    "Spline",
     "StickBreaking",
     "Sticks",
     "StraightThroughBernoulli",
@@ -79,4 +85,5 @@ __all__ = [
     "VonMisesFisher",
     "Weibull",
     "WrappedNormal",
+    "from_zuko",
 ]

@@ -15,7 +15,7 @@ gradient, (-b, a) / (a^2 + b^2), never vanishes. `biject_to(circle)` cuts the ci
 
 from __future__ import annotations
 
-__all__ = ["Circle", "CircularUniform", "Direction", "circle", "wrapped"]
+__all__ = ["Circle", "CircularUniform", "Direction", "Rotation", "circle", "wrapped"]
 
 import math
 from typing import Any
@@ -86,6 +86,35 @@ class Direction(Transform):
     def inverse_shape(self, shape: Any) -> Any:
         """Return the shape of vectors, given that of angles."""
         return torch.Size([*shape, 2])
+
+
+class Rotation(Transform):
+    """An angle turned by another one: y = x + loc mod 2 pi.
+
+    Arguments:
+        loc: Angles, with a shape that broadcasts with that of x.
+
+    Example:
+        >>> Rotation(torch.tensor(3.0))(torch.tensor([-1.0, 1.0]))
+        tensor([ 2.0000, -2.2832])
+    """
+
+    domain = codomain = circle
+    bijective = True
+
+    def __init__(self, loc: Tensor) -> None:
+        super().__init__()
+        self.loc = loc
+
+    def _call(self, x: Tensor) -> Tensor:
+        return wrapped(x + self.loc)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return wrapped(y - self.loc)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return log |dy/dx| = 0, with the shape of `x`."""
+        return torch.zeros_like(y)
 
 
 @transform_to.register(Circle)

@@ -14,6 +14,9 @@ from pyro_vae.families.discrete import (
     StraightThroughOneHotCategorical,
 )
 from pyro_vae.families.family import Family, Role, State, fitting, fitting_data, register, registry
+from pyro_vae.families.family import Family, Role, fitting, fitting_data, register, registry
+from pyro_vae.families.flow import MAF, NCSF, NSF, RealNVP
+from pyro_vae.families.flow_carried import Flow, Pushed
 from pyro_vae.families.hyperbolic import HyperbolicNormal
 from pyro_vae.families.interval import (
     Beta,
@@ -51,6 +54,9 @@ from pyro_vae.families.vamp import VampPrior
 
 __all__ = [
     "GEM",
+    "MAF",
+    "NCSF",
+    "NSF",
     "Bernoulli",
     "Beta",
     "Categorical",
@@ -60,6 +66,7 @@ __all__ = [
     "Dirichlet",
     "Exponential",
     "Family",
+    "Flow",
     "FullNormal",
     "Gamma",
     "Gumbel",
@@ -83,6 +90,8 @@ __all__ = [
     "PowerSpherical",
     "Product",
     "ProjectedNormal",
+    "Pushed",
+    "RealNVP",
     "RelaxedBernoulli",
     "RelaxedOneHotCategorical",
     "Role",

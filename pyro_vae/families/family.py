@@ -164,7 +164,19 @@ class Family(nn.Module):
         """Say whether members put all their mass within `support`."""
         return bool(lies_within(_support_of(cls), support))
 
+    @classmethod
+    def available(cls) -> str:
+        """Return what must be installed before a member can be built, "" if nothing."""
+        return ""
+
     # ------------------------------------------------------------------ parameters
+
+    def silent(self) -> dict[str, Tensor]:
+        """Return, by the name of a parameter, True where an element has no say in the density.
+
+        No gradient reaches such an element (a masked weight of a network); all others have one.
+        """
+        return {}
 
     def values(self, context: Tensor | None = None) -> dict[str, Tensor]:
         """Return the parameters by name, each with shape `(*batch, *shape)` or `shape`.
@@ -384,7 +396,9 @@ def fitting(support: Constraint, role: Role = "guide") -> list[str]:
         True
     """
     return sorted(
-        cls.__name__ for cls in registry.values() if role in cls.roles and cls.fits(support)
+        cls.__name__
+        for cls in registry.values()
+        if role in cls.roles and not cls.available() and cls.fits(support)
     )
 
 

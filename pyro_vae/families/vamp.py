@@ -21,6 +21,7 @@ from torch.distributions.constraints import Constraint
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pyro_vae.distributions import MixtureSameFamily
 from pyro_vae.families.family import Family, Role, State, register
 from pyro_vae.families.real import Normal
 from pyro_vae.registry import nearest
@@ -236,7 +237,7 @@ class VampPrior(Family):
 
 def _mixture(logits: Tensor, components: TorchDistribution) -> TorchDistribution:
     """sum_k w_k q_k, the densities of the components summed over the event before."""
-    return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
+    return MixtureSameFamily(dist.Categorical(logits=logits), components)
 
 
 def _still(encoder: nn.Module, inputs: Tensor) -> Any:

@@ -28,7 +28,15 @@ from torch.distributions import Distribution, transforms
 from torch.distributions.relaxed_bernoulli import LogitRelaxedBernoulli
 from torch.distributions.transforms import Transform, _InverseTransform
 
-from pyro_vae.distributions import GEM, LogitNormal, Onto, StickBreaking, Sticks
+from pyro_vae.distributions import (
+    GEM,
+    Flow,
+    FlowTransform,
+    LogitNormal,
+    Onto,
+    StickBreaking,
+    Sticks,
+)
 from pyro_vae.kl.table import canonical, same_class
 
 _EXP, _SIGMOID = transforms.ExpTransform(), transforms.SigmoidTransform()
@@ -58,6 +66,7 @@ def _each_stick(d: GEM) -> Tensor:
 
 _PARTS: dict[type[Distribution], Callable[[Any], Parts]] = {
     td.TransformedDistribution: lambda d: (d.base_dist, d.transforms),
+    Flow: lambda d: (d.base_dist, d.transforms),
     td.LogNormal: lambda d: (_made(td.Normal, d.loc, d.scale), [_EXP]),
     LogitNormal: lambda d: (_made(td.Normal, d.loc, d.scale), [_SIGMOID]),
     td.LogisticNormal: lambda d: (d.base_dist, d.transforms),
@@ -157,6 +166,8 @@ def _transformed(base: Any, maps: list[Transform]) -> Any:
 def same_map(a: Any, b: Any) -> bool:
     """Say whether two maps are one bijection: one object, or equal by type and constants.
 
+    Flows are equal if one module made them, and looked at nothing else.
+
     Equality of tensors is never asked, for that would depend on their values.
 
     Arguments:
@@ -181,6 +192,8 @@ def same_map(a: Any, b: Any) -> bool:
         return True
     if type(a) is not type(b):
         return False
+    if type(a) is FlowTransform:
+        return a == b
     if type(a) is transforms.ReshapeTransform:
         return a.in_shape == b.in_shape and a.out_shape == b.out_shape
     if type(a) is transforms.AffineTransform:

@@ -138,6 +138,12 @@ def vamp(x):
 
 
 SCALE_TRIL = [[1.0, 0.0, 0.0], [0.5, 2.0, 0.0], [-1.0, 0.3, 0.7]]
+
+
+def normals(x, loc, scale):
+    return by_elements(stats.norm(loc, scale), x)
+
+
 LOC, SPREAD = [0.5, -1.0, 2.0], [0.5, 1.0, 3.0]
 LOGITS = [0.5, -1.0, 2.0]
 CLASSES = [[0.0, 1.0, -1.0, 0.5]] * 2 + [[2.0, 0.0, 0.0, 0.0]]
@@ -281,9 +287,14 @@ ORACLES = {
     "spherical_uniform": ({}, lambda x: np.full(len(x), -math.log(4 * math.pi))),
     # two standard Normals beside an exponential
     "product": ({}, lambda x: stats.norm.logpdf(x[:, :2]).sum(-1) - x[:, 2]),
-    # takes no parameters of its own; the standard Normal in logit coordinates
-    # nor does this one: a mixture of three Normals, in three dimensions jointly
+    # flows whose networks do nothing yet
+    "nsf": ({"loc": LOC, "scale": SPREAD}, normals),
+    "maf": ({"loc": LOC, "scale": SPREAD}, normals),
+    "real_nvp": ({"loc": LOC, "scale": SPREAD}, normals),
+    "ncsf": ({"loc": LOC}, lambda x, loc: np.full(len(x), -3 * math.log(2 * math.pi))),
+    # a mixture of three Normals, in three dimensions jointly
     "vamp_prior": ({}, vamp),
+    # takes no parameters of its own; the standard Normal in logit coordinates
     "transported": ({}, lambda x: logit_normal(x, np.zeros(3), np.ones(3))),
 }
 

@@ -14,7 +14,6 @@ from pyro_vae.families.discrete import (
     StraightThroughOneHotCategorical,
 )
 from pyro_vae.families.family import Family, Role, State, fitting, fitting_data, register, registry
-from pyro_vae.families.family import Family, Role, fitting, fitting_data, register, registry
 from pyro_vae.families.flow import MAF, NCSF, NSF, RealNVP
 from pyro_vae.families.flow_carried import Flow, Pushed
 from pyro_vae.families.hyperbolic import HyperbolicNormal

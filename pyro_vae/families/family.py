@@ -150,6 +150,18 @@ class Family(nn.Module):
         return cls(features, context, learnable=learnable, **options)
 
     @classmethod
+    def named(
+        cls,
+        features: int | tuple[int, ...],
+        context: int = 0,
+        *,
+        learnable: bool = False,
+        **options: int,
+    ) -> Family:
+        """Return the member that the name of the family stands for, where nothing else is said."""
+        return cls(features, context, learnable=learnable, **options)
+
+    @classmethod
     def states(cls) -> tuple[State, ...]:
         """The states of members: all parameters fixed, some trained, some predicted.
 

@@ -90,6 +90,18 @@ class Product(Family):
         return cls(*made)
 
     @classmethod
+    def named(
+        cls,
+        features: int | tuple[int, ...],
+        context: int = 0,
+        *,
+        learnable: bool = False,
+        **options: int,
+    ) -> Product:
+        """Return the example: the name says of no blocks."""
+        return cls.example(features, context, learnable=learnable, **options)
+
+    @classmethod
     def fits(cls, support: Constraint) -> bool:
         """Say whether some product puts all its mass within `support`."""
         space = space_of(support)

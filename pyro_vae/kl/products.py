@@ -136,14 +136,17 @@ def _elements(d: Any, old: torch.Size, new: torch.Size, part: Callable[[Tensor],
     return made
 
 
-def _constant(t: Any) -> bool:
+def _constant(t: Any, above: tuple[Any, ...] = ()) -> bool:
     """Whether a map is the same for all elements."""
     held = [
         v for value in vars(t).values() for v in (value if isinstance(value, list) else [value])
     ]
-    inner = [v for v in held if isinstance(v, Transform)]
+    # a map and its inverse may hold each other
+    above = (*above, t)
+    inner = [v for v in held if isinstance(v, Transform) and all(v is not u for u in above)]
     varies = any(isinstance(v, Tensor) and v.dim() for v in held)
-    return not varies and not isinstance(t, torch.nn.Module) and all(map(_constant, inner))
+    plain = not varies and not isinstance(t, torch.nn.Module)
+    return plain and all(_constant(v, above) for v in inner)
 
 
 # -------------------------------------------------------------------------------------- the sum

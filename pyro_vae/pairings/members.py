@@ -186,11 +186,11 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory | OfEncoder:
         options["categories"] = categories
     if "components" in options:
         options["components"] = COMPONENTS
-    extra: dict[str, Any] = {**options, **({"learnable": True} if learnable else {})}
     groups = space_of(cls.example().support).kind == "simplex" and "categories" not in options
 
     def made(features: int, context: int, prior: Any) -> Any:
-        return cls((features, categories) if groups else features, context, **extra)
+        shape = (features, categories) if groups else features
+        return cls.named(shape, context, learnable=learnable, **options)
 
     return made
 

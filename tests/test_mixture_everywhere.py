@@ -146,6 +146,14 @@ def test_exact_kl_elbo_samples_it_and_says_so():
         TraceExactKL_ELBO(strict=True).loss(vae.model, vae.guide, x)
 
 
+def test_single_entries_of_a_joint_likelihood_cannot_be_masked():
+    vae = small_vae(likelihood=fam.Mixture(3, context=8, components=2))
+    x, mask = torch.randn(5, 3), torch.ones(5, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="MixtureSameFamily likelihood does not factorise"):
+        vae.model(x, mask=mask)
+    vae.model(x, mask=mask[:, 0])
+
+
 def test_a_mixture_density_network_learns_two_branches():
     """x is +2 or -2, by the toss of a coin: one Normal would put its mass between."""
     torch.manual_seed(0)

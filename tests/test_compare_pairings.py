@@ -137,6 +137,8 @@ def test_the_signal_to_noise_ratio_is_over_all_parameters_of_the_guide_and_no_ot
         "mean_field_route": "fallback",
         "findings": "silent_fallback; heavy_tail",
         "kl_analytic_total": math.nan,
+        "kl_lower_total": math.nan,
+        "kl_upper_total": math.nan,
         "kl_sampled_total": 40.0,
         "kl_sampled_total_std_error": 2.0,
     }

@@ -164,7 +164,9 @@ class Mixture(Family):
                 f"Mixture: {moving[0]!r} is an end of the support, which is never trained or "
                 "predicted; give it as a constant."
             )
-        values = {name: value for name, value in self.named_buffers() if name in ends}
+        values: dict[str, Any] = {
+            name: value for name, value in self.named_buffers() if name in ends
+        }
         if values:
             type(self.component)(self.features, **values)
 

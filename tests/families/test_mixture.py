@@ -144,6 +144,15 @@ def test_components_without_weight_or_density_give_no_nan():
     assert (element.lower_bound.item(), element.upper_bound.item()) == (0.0, 6.0)
 
 
+def test_a_weight_that_underflows_leaves_finite_gradients():
+    prior = fam.Mixture(2, components=3, loc=LOC, learnable=True)
+    with torch.no_grad():
+        prior.raw_weights.copy_(torch.tensor([0.0, 200.0, 0.0]))
+    assert prior.values()["weights"].tolist() == [0.0, 1.0, 0.0]
+    prior().log_prob(torch.randn(5, 2)).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in prior.parameters())
+
+
 def test_moments_ignore_components_without_weight():
     df = torch.tensor([5.0, 1.0])  # of one degree of freedom there is no mean
     weights = dist.Categorical(probs=torch.tensor([1.0, 0.0]))

@@ -1,5 +1,6 @@
 """Every guide of the shelf beside every prior of the shelf: it trains, or it is refused."""
 
+import functools
 import math
 
 import pyro
@@ -38,8 +39,13 @@ def guide_of(name):
     return shaped(registry[name], context=WIDTH)
 
 
+@functools.cache
+def support_of(name):
+    return shaped(registry[name]).support
+
+
 def fits(guide, prior):
-    return lies_within(shaped(registry[guide]).support, shaped(registry[prior]).support)
+    return bool(lies_within(support_of(guide), support_of(prior)))
 
 
 PAIRS = [(q, p) for q in with_role("guide") for p in with_role("prior")]

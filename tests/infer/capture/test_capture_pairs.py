@@ -4,6 +4,8 @@
 it goes on where it was.
 """
 
+import functools
+
 import pyro
 import pytest
 import torch
@@ -40,8 +42,13 @@ def names(role):
     return [name for name, cls in registry.items() if role in cls.roles]
 
 
+@functools.cache
+def support_of(name):
+    return shaped(name).support
+
+
 def fits(guide, prior):
-    return bool(lies_within(shaped(guide).support, shaped(prior).support))
+    return bool(lies_within(support_of(guide), support_of(prior)))
 
 
 PAIRS = [(q, p) for q in names("guide") for p in names("prior") if fits(q, p)]

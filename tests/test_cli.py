@@ -110,6 +110,28 @@ def test_all_means_the_whole_shelf(untouched, monkeypatch, compare):
     assert set(seen[0].priors) == {n for n in roles if "prior" in roles[n]} - {"transported"}
 
 
+def test_all_leaves_out_what_cannot_be_built_and_says_so(untouched, monkeypatch, compare, capsys):
+    missing = 'flows need zuko: pip install "pyro-vae[flows]"'
+    flows = [n for n, cls in families.registry.items() if issubclass(cls, families.Flow)]
+    monkeypatch.setattr(families.Flow, "available", classmethod(lambda cls: missing))
+    seen = []
+    monkeypatch.setattr(grid.Pairings, "run", lambda self, *a, **k: seen.append(self) or stop())
+
+    def stop():
+        raise KeyboardInterrupt
+
+    assert compare("--guides", "all", "--priors", "normal") == 130
+    assert not set(seen[0].guides) & set(flows)
+    said = capsys.readouterr().err
+    assert f"left out of all guides: {', '.join(flows)} ({missing})" in said
+    assert "priors" not in said
+    assert compare("--guides", "nsf", "--priors", "normal") == 2
+    _one_line(capsys, f"the guide 'nsf' cannot be built: {missing}")
+    assert cli.main(["catalogue"]) == 0
+    (line,) = [t for t in capsys.readouterr().out.splitlines() if t.split()[:1] == ["nsf"]]
+    assert f"[left out: {missing}]" in line
+
+
 def test_a_small_file_holds_out_its_last_row(compare, tmp_path):
     np.save(tmp_path / "two.npy", np.eye(2))
     assert compare("--quiet", data=tmp_path / "two.npy") == 0

@@ -34,9 +34,8 @@ def _shelf() -> str:
     from tabulate import tabulate
 
     roles: tuple[fam.Role, ...] = ("prior", "guide", "likelihood")
-    summary = fam.registry.summary
     rows = [
-        [name, ", ".join(r for r in roles if r in cls.roles), _space(name), summary(name)]
+        [name, ", ".join(r for r in roles if r in cls.roles), _space(name), _text(name)]
         for name, cls in fam.registry.items()
     ]
     families = tabulate(rows, ["family", "roles", "space", ""], "simple")
@@ -58,8 +57,15 @@ def _shelf() -> str:
     )
 
 
+def _text(name: str) -> str:
+    missing = fam.registry[name].available()
+    return fam.registry.summary(name) + (f" [left out: {missing}]" if missing else "")
+
+
 def _space(name: str) -> str:
     elsewhere = {"transported": "the prior's", "vamp_prior": "the guide's"}
     if name in elsewhere:
         return elsewhere[name]
+    if fam.registry[name].available():
+        return "?"
     return space_of(fam.registry[name].example().support).name

@@ -35,6 +35,7 @@ from pyro_vae.pairings import (
     CellWarning,
     Pairings,
     Settings,
+    absent,
     members,
     shelf,
     store,
@@ -101,6 +102,8 @@ def _compare(args: argparse.Namespace) -> int:
         with usage_errors():
             plots.require_matplotlib()
             report.require_tabulate()
+            if not args.quiet:
+                _say_absent(args)
             pairings = _prepared(args)
             check_writable(out, out / "cells")
         if not args.quiet:
@@ -119,6 +122,19 @@ def _compare(args: argparse.Namespace) -> int:
         print(report.table(result))  # noqa: T201
         print("\nWritten:", ", ".join(map(str, written)))  # noqa: T201
     return _verdict(result)
+
+
+def _say_absent(args: argparse.Namespace) -> None:
+    """Say what 'all' leaves out, because it cannot be built here."""
+    roles: tuple[tuple[fam.Role, Sequence[str]], ...] = (
+        ("guide", args.guides),
+        ("prior", args.priors),
+    )
+    for role, given in roles:
+        left_out = absent(role) if list(given) == ["all"] else {}
+        for missing in dict.fromkeys(left_out.values()):
+            names = ", ".join(n for n, why in left_out.items() if why == missing)
+            say(f"pyro-vae: left out of all {role}s: {names} ({missing})")
 
 
 def _say_found(pairings: Pairings, out: Path) -> None:

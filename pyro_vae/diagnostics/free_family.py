@@ -21,8 +21,9 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
 from torch.distributions import Transform, transform_to
+from torch.distributions.transforms import _InverseTransform
 
-from pyro_vae.distributions import Product
+from pyro_vae.distributions import Flow, Product
 from pyro_vae.supports import space_of
 
 STRUCTURAL = frozenset(
@@ -120,6 +121,8 @@ def _taken_apart(
     if isinstance(fn, Product):
         blocks = [inner(block, f"block{i}.") for i, block in enumerate(fn.blocks)]
         return lambda u: Product([block(u) for block in blocks])
+    if isinstance(fn, Flow):
+        return _flow(fn, site, inner, prefix, start)
     names = _names(fn, held)
     if names is None:
         return _transformed(fn, site, inner)
@@ -144,6 +147,27 @@ def _leaf(
         return kind(**constants, **freed)
 
     return build
+
+
+def _flow(
+    fn: Flow, site: str, inner: Callable[..., Rebuild], prefix: str, start: dict[str, Tensor]
+) -> Rebuild:
+    """A flow: at each context one member of the family, which has its networks in common.
+
+    A flow that looks at no context is a map like others, and its base is freed.
+    """
+    (carry,) = fn.transforms
+    if carry.context is None:
+        base = inner(fn.base_dist)
+        return lambda u: Flow(base(u), [carry])
+    if carry.source is None:
+        raise ValueError(
+            f"{_of(site, fn)} cannot be freed: which module makes it of a context is not known. "
+            "Take fam.Flow(flow, context=C), or distributions.from_zuko(..., source=, context=)."
+        )
+    name = f"{prefix}context"
+    start[name] = carry.context.detach().expand(*fn.batch_shape, -1).clone()
+    return lambda u: carry.source(u[name])
 
 
 def _transformed(fn: Any, site: str, inner: Callable[..., Rebuild]) -> Rebuild:
@@ -243,7 +267,7 @@ def _maps(transforms: Any) -> Iterator[Any]:
             yield from _maps(parts)
         elif hasattr(transform, "base_transform"):
             yield from _maps([transform.base_transform])
-        elif type(transform).__name__ == "_InverseTransform":
+        elif isinstance(transform, _InverseTransform):
             yield from _maps([transform._inv])
         else:
             yield transform

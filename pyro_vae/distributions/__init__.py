@@ -3,7 +3,7 @@
 from pyro_vae.distributions.beta import Beta, Dirichlet
 from pyro_vae.distributions.circular import CircularUniform
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
-from pyro_vae.distributions.flow import Flow, FlowTransform, from_zuko
+from pyro_vae.distributions.flow import Coupling, Flow, FlowTransform, from_zuko
 from pyro_vae.distributions.hyperbolic import HyperbolicNormal
 from pyro_vae.distributions.kumaraswamy import Kumaraswamy
 from pyro_vae.distributions.logistic_normal import LogisticNormal
@@ -46,6 +46,7 @@ __all__ = [
     "CircularSpline",
     "CircularUniform",
     "ContinuousBernoulli",
+    "Coupling",
     "Dirichlet",
     "Exponential",
     "Flow",

@@ -113,8 +113,8 @@ class Rotation(Transform):
         return wrapped(y - self.loc)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log |dy/dx| = 0, with the shape of `x`."""
-        return torch.zeros_like(y)
+        """Return log |dy/dx| = 0, with the shape of `y`, and with a gradient, which is 0 too."""
+        return 0 * y
 
 
 @transform_to.register(Circle)

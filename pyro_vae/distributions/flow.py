@@ -12,7 +12,7 @@ Nothing here imports zuko: a bijection is whatever has `inv` and `log_abs_det_ja
 
 from __future__ import annotations
 
-__all__ = ["Flow", "FlowTransform", "from_zuko"]
+__all__ = ["Coupling", "Flow", "FlowTransform", "from_zuko"]
 
 import math
 from typing import Any, NamedTuple
@@ -181,6 +181,55 @@ class FlowTransform(Transform):
 
     def _outer(self, x: Tensor, y: Tensor) -> Tensor:
         return _sum_rightmost(self.outer.log_abs_det_jacobian(x, y), len(self.shape))
+
+
+class Coupling(Transform):
+    """y_kept = x_kept, y_moved = f(x_moved; x_kept): some elements moved, given the others.
+
+    Either way it takes one pass, and makes no tensor whose shape is read off another, so that it
+    can be captured.
+
+    Arguments:
+        made: From the elements that are kept to a map of the others, with `call_and_ladj`.
+        kept: The indices of the elements that are kept.
+        moved: The indices of the others.
+        inverted: Whether this is the map from y to x.
+
+    References:
+        Density estimation using Real NVP (L. Dinh, J. Sohl-Dickstein, S. Bengio, 2017)
+    """
+
+    domain: Any = constraints.real_vector
+    codomain: Any = constraints.real_vector
+    bijective = True
+
+    def __init__(self, made: Any, kept: Tensor, moved: Tensor, *, inverted: bool = False) -> None:
+        super().__init__()
+        self.made, self.kept, self.moved, self.inverted = made, kept, moved, inverted
+
+    @property
+    def inv(self) -> Coupling:  # type: ignore[override]
+        """The map from y to x."""
+        return Coupling(self.made, self.kept, self.moved, inverted=not self.inverted)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the value at x, and log |dy/dx| with its batch shape."""
+        kept = x[..., self.kept]
+        move = self.made(kept)
+        y, log_jacobian = (move.inv if self.inverted else move).call_and_ladj(x[..., self.moved])
+        kept = kept.expand(*y.shape[:-1], kept.shape[-1])
+        places = torch.cat([self.kept, self.moved]).argsort()
+        return torch.cat([kept, y], -1)[..., places], log_jacobian
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return log |dy/dx|, with the batch shape of `x`."""
+        return self.call_and_ladj(x)[1]
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inv.call_and_ladj(y)[0]
 
 
 class Flow(dist.TransformedDistribution):

@@ -32,6 +32,7 @@ from pyro_vae.families.family import Family, register
 from pyro_vae.families.flow_carried import Flow
 from pyro_vae.families.flow_networks import (
     NETWORKS,
+    Halves,
     Periodic,
     checked_settings,
     freeze,
@@ -281,7 +282,11 @@ class RealNVP(_Standard):
     spec = _ON_THE_LINE
 
     def _networks(self, zuko: Any, size: int) -> Module:
-        return zuko.flows.RealNVP(size, self.context, **options(self._set)).transform
+        made = zuko.flows.RealNVP(size, self.context, **options(self._set)).transform
+        for i, layer in enumerate(made.transforms):
+            if hasattr(layer, "mask"):
+                made.transforms[i] = Halves(layer)
+        return made
 
 
 @register

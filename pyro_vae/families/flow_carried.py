@@ -69,17 +69,21 @@ class Flow(Family):
         self._where = self._tried().support
 
     def _tried(self) -> own.Flow:
-        """What the flow makes of an empty batch of contexts, for its shape and support."""
+        """What the flow makes of one empty context, for its shape and support."""
         like = next(iter(self.flow.parameters()), torch.zeros(()))
         shape = (1, self.context) if self.context else None
         try:
             with torch.no_grad():
-                return self._carried(None if shape is None else like.new_zeros(shape))
+                made = self._carried(None if shape is None else like.new_zeros(shape))
+                # networks are first run, and refuse a context, when they are given a point
+                (carry,) = made.transforms
+                carry.bijection.inv(like.new_zeros((*made.batch_shape, *carry.native)))
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"Flow: {type(self.flow).__name__} does not work with context={self.context} "
                 f"({error}); give Flow the context that the flow was built with."
             ) from error
+        return made
 
     def _carried(self, context: Tensor | None) -> own.Flow:
         made = self.flow() if context is None else self.flow(context)

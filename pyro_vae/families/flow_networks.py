@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "INSTALL",
     "NETWORKS",
+    "Halves",
     "Periodic",
     "checked_settings",
     "freeze",
@@ -18,12 +19,15 @@ __all__ = [
 
 import importlib.util
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import Module
+
+from pyro_vae.distributions import Coupling
 
 INSTALL = 'flows need zuko: pip install "pyro-vae[flows]"'
 NETWORKS = "flow"
@@ -41,6 +45,25 @@ class Periodic(Module):
         """Return what the network makes of `size` angles and whatever follows them."""
         angles = x[..., : self.size]
         return self.net(torch.cat([angles.cos(), angles.sin(), x[..., self.size :]], -1))
+
+
+class Halves(Module):
+    """A coupling layer of zuko's, whose halves are known before it is run."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        for name, chosen in (("kept", layer.mask), ("moved", ~layer.mask)):
+            self.register_buffer(name, chosen.nonzero().squeeze(-1), persistent=False)
+
+    @property
+    def hyper(self) -> Module:
+        """The network."""
+        return self.layer.hyper
+
+    def forward(self, context: Tensor | None = None) -> Coupling:
+        """Return the transform from data to noise."""
+        return Coupling(partial(self.layer.meta, context), self.kept, self.moved)
 
 
 # ---------------------------------------------------------------------------------- networks

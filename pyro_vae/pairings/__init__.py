@@ -3,7 +3,7 @@
 from pyro_vae.pairings import catalogue
 from pyro_vae.pairings.catalogue import kinds
 from pyro_vae.pairings.grid import Pairings, compare_pairings
-from pyro_vae.pairings.members import GUIDES, PRIORS, OfEncoder, members, shelf
+from pyro_vae.pairings.members import GUIDES, PRIORS, OfEncoder, absent, members, shelf
 from pyro_vae.pairings.settings import Settings
 from pyro_vae.pairings.store import CellWarning
 
@@ -14,6 +14,7 @@ __all__ = [
     "OfEncoder",
     "Pairings",
     "Settings",
+    "absent",
     "catalogue",
     "compare_pairings",
     "kinds",

@@ -15,6 +15,7 @@ __all__ = [
     "Factory",
     "OfEncoder",
     "Pair",
+    "absent",
     "first_sentence",
     "members",
     "pair_of",
@@ -116,6 +117,7 @@ def members(
             family on the simplex, whose draws have shape (features, categories) alike.
 
     Raises:
+        ImportError: If a family needs a package that is not installed.
         TypeError: If a value is neither a name nor a factory.
         ValueError: If a name is unknown, plays another role or comes twice, or none is given.
 
@@ -143,9 +145,20 @@ def shelf(role: fam.Role) -> list[str]:
         >>> "transported" in shelf("guide"), "transported" in shelf("prior")
         (True, False)
     """
-    names = [name for name, cls in fam.registry.items() if role in cls.roles]
+    names = [n for n, cls in fam.registry.items() if role in cls.roles and not cls.available()]
     # a prior has nothing that it could be carried to
     return sorted((n for n in names if (n, role) != (CARRIED, "prior")), key=_place)
+
+
+def absent(role: fam.Role) -> dict[str, str]:
+    """Return what has to be installed for those that play a role but cannot be built, by name.
+
+    Example:
+        >>> set(absent("guide")) & set(shelf("guide"))
+        set()
+    """
+    found = {n: cls.available() for n, cls in fam.registry.items() if role in cls.roles}
+    return {name: missing for name, missing in found.items() if missing}
 
 
 def _place(name: str) -> int:
@@ -173,6 +186,8 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory | OfEncoder:
     known = shelf(role)
     learnable = role == "prior" and name.startswith(LEARNABLE)
     family = name.removeprefix(LEARNABLE) if learnable else name
+    if family in absent(role):
+        raise ImportError(f"the {role} {name!r} cannot be built: {absent(role)[family]}")
     if family not in known:
         raise ValueError(f"no {role} is named {name!r}. {nearest(name, known)}")
     if family == CARRIED:

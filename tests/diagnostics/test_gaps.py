@@ -115,10 +115,17 @@ def distribution(cls):
     """What a family of the shelf gives for five data."""
     for features, options in ((3, {}), (3, {"categories": 4}), (3, {"rank": 1}), ((3, 4), {})):
         try:
-            return cls(features, context=4, **options)(torch.randn(5, 4))
+            family = cls(features, context=4, **options)
+            break
         except (TypeError, ValueError):
             continue
-    return cls.example(3, context=4)(torch.randn(5, 4))
+    else:
+        family = cls.example(3, context=4)
+    # the networks of a flow do nothing at the start
+    with torch.no_grad():
+        for p in family.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return family(torch.randn(5, 4))
 
 
 GUIDES = [n for n, c in registry.items() if "guide" in c.roles and n != "transported"]

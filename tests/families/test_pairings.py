@@ -1,5 +1,6 @@
 """Every guide of the shelf beside every prior of the shelf: it trains, or it is refused."""
 
+import functools
 import math
 
 import pyro
@@ -13,7 +14,7 @@ from pyro_vae import VAE, kl
 from pyro_vae import families as fam
 from pyro_vae.families import registry
 from pyro_vae.infer import TraceExactKL_ELBO
-from pyro_vae.supports import lies_within
+from pyro_vae.supports import lies_within, space_of
 
 EVENT = (3, 4)
 STEPS = 5
@@ -38,12 +39,40 @@ def guide_of(name):
     return shaped(registry[name], context=WIDTH)
 
 
+@functools.cache
+def support_of(name):
+    return shaped(registry[name]).support
+
+
 def fits(guide, prior):
-    return lies_within(shaped(registry[guide]).support, shaped(registry[prior]).support)
+    return bool(lies_within(support_of(guide), support_of(prior)))
 
 
 PAIRS = [(q, p) for q in with_role("guide") for p in with_role("prior")]
 ADMISSIBLE = [pair for pair in PAIRS if fits(*pair)]
+
+
+def is_flow(name):
+    return issubclass(registry[name], fam.Flow)
+
+
+def without_repetition():
+    """The admissible pairs, but of the guides of one support one alone beside a prior flow.
+
+    A flow's density has no form in which the guide's would matter: the KL is sampled at draws,
+    of which the prior knows no more than where they lie. A guide flow stands beside every prior.
+    """
+    seen = set()
+    for q, p in ADMISSIBLE:
+        where = str(space_of(guide_of(q).support)), p
+        if is_flow(p) and not is_flow(q):
+            if where in seen:
+                continue
+            seen.add(where)
+        yield q, p
+
+
+TRAINED = list(without_repetition())
 INADMISSIBLE = [pair for pair in PAIRS if not fits(*pair)]
 
 
@@ -69,7 +98,7 @@ def test_shelf_holds_both_kinds_of_pairs():
     assert all(shaped(registry[name]).event_shape == EVENT for pair in PAIRS for name in pair)
 
 
-@pytest.mark.parametrize(("guide", "prior"), ADMISSIBLE)
+@pytest.mark.parametrize(("guide", "prior"), TRAINED)
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
 def test_admissible_pair_trains(guide, prior, elbo):
     vae, x = small_vae(prior_of(prior), guide_of(guide)), binary()
@@ -80,7 +109,7 @@ def test_admissible_pair_trains(guide, prior, elbo):
         assert_trains(vae, elbo(), x)
 
 
-@pytest.mark.parametrize(("guide", "prior"), ADMISSIBLE)
+@pytest.mark.parametrize(("guide", "prior"), TRAINED)
 def test_admissible_pair_tells_its_route_and_trains_with_exact_kls(guide, prior):
     vae, x = small_vae(prior_of(prior), guide_of(guide)), binary()
     route = kl.route(vae.guide.encoder.z(x), vae.model.prior.z())
@@ -167,7 +196,7 @@ def test_inadmissible_pair_of_functions_is_refused_at_the_first_call(guide, prio
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
-@pytest.mark.parametrize(("guide", "prior"), ADMISSIBLE[::5])
+@pytest.mark.parametrize(("guide", "prior"), TRAINED[::5])
 def test_admissible_pair_of_functions_trains(guide, prior):
     p = shaped(registry[prior])
     vae = VAE(

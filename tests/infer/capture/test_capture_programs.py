@@ -16,6 +16,7 @@ from torch import nn
 
 from pyro_vae import VAE
 from pyro_vae import families as fam
+from pyro_vae.distributions import from_zuko
 from pyro_vae.infer import TraceExactKL_ELBO, TraceIWAE_ELBO, TraceSTL_ELBO, capture
 
 X = torch.linspace(-1.0, 1.0, 7)
@@ -220,14 +221,16 @@ def test_weights_and_free_bits(elbo, options):
     assert_same(elbo, vae.model, vae.guide, (binary(),), vae.parameters())
 
 
-def test_flows_as_guide_and_as_prior():
-    """A flow of zuko through Pyro's bridge: no law of its own, and a graph all the same."""
+@pytest.mark.parametrize("bridge", ["pyro's", "ours"])
+def test_flows_as_guide_and_as_prior(bridge):
+    """A flow of zuko through a bridge: no law of its own, and a graph all the same."""
     validation = torch.distributions.Distribution._validate_args
     import zuko  # switches torch's validation off
 
     torch.distributions.Distribution.set_default_validate_args(validation)
     from pyro.contrib.zuko import ZukoToPyro
 
+    bridged = from_zuko if bridge == "ours" else ZukoToPyro
     encoder = zuko.flows.NSF(2, context=3, transforms=1, hidden_features=(8,))
     prior = zuko.flows.MAF(2, transforms=1, hidden_features=(8,))
     decoder = nn.Linear(2, 3)
@@ -236,13 +239,13 @@ def test_flows_as_guide_and_as_prior():
         for name, part in (("prior", prior), ("decoder", decoder)):
             pyro.module(name, part)
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", ZukoToPyro(prior()))
+            z = pyro.sample("z", bridged(prior()))
             pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
 
     def guide(x):
         pyro.module("encoder", encoder)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", ZukoToPyro(encoder(x)))
+            pyro.sample("z", bridged(encoder(x)))
 
     parameters = [p for part in (encoder, prior, decoder) for p in part.parameters()]
     assert_same(Trace_ELBO(), model, guide, (torch.randn(5, 3),), parameters)

@@ -10,7 +10,7 @@ from pyro_vae.distributions.logistic_normal import LogisticNormal
 from pyro_vae.distributions.logit_normal import LogitNormal
 from pyro_vae.distributions.mixture import MixtureSameFamily
 from pyro_vae.distributions.multivariate import LowRankMultivariateNormal, MultivariateStudentT
-from pyro_vae.distributions.onto import Onto
+from pyro_vae.distributions.onto import Onto, onto
 from pyro_vae.distributions.positive import (
     Exponential,
     Gamma,
@@ -25,6 +25,7 @@ from pyro_vae.distributions.product import Product
 from pyro_vae.distributions.projected_normal import ProjectedNormal
 from pyro_vae.distributions.real import Cauchy, Gumbel, Logistic, StudentT
 from pyro_vae.distributions.relaxed import RelaxedBernoulli, RelaxedOneHotCategorical
+from pyro_vae.distributions.spherical_map import SphericalMap
 from pyro_vae.distributions.spherical_uniform import SphericalUniform
 from pyro_vae.distributions.spline import CircularSpline, Spline
 from pyro_vae.distributions.stick_breaking import GEM, StickBreaking
@@ -73,6 +74,7 @@ __all__ = [
     "ProjectedNormal",
     "RelaxedBernoulli",
     "RelaxedOneHotCategorical",
+    "SphericalMap",
     "SphericalUniform",
     "Spline",
     "StickBreaking",
@@ -87,4 +89,5 @@ __all__ = [
     "Weibull",
     "WrappedNormal",
     "from_zuko",
+    "onto",
 ]

@@ -2,7 +2,8 @@
 
 A guide on the real line has mass where a Beta or Dirichlet prior has none. The bijection T
 from the real line onto the prior's support mends this: z = T(y) has density
-q(z) = q_Y(T^-1(z)) |dT^-1/dz|, which lies where the prior lives, whatever the prior is.
+q(z) = q_Y(T^-1(z)) |dT^-1/dz|, which lies where the prior lives, whatever the prior is: on
+intervals, simplices, spheres, circles, hyperbolic space and products of these.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ __all__ = ["Transported"]
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform
 from torch.distributions.constraints import Constraint
-from torch.distributions.transforms import ExpTransform, IndependentTransform
 from torch.nn import Module
 
-from pyro_vae.distributions import Onto
-from pyro_vae.families.family import Family, register
+from pyro_vae.distributions import onto
+from pyro_vae.families.family import Family, fitting, register
 from pyro_vae.families.interval import Beta
 from pyro_vae.families.real import Normal
 from pyro_vae.supports import Space, space_of
@@ -28,14 +29,17 @@ from pyro_vae.supports import Space, space_of
 
 @register
 class Transported(Family):
-    """A real-line family pushed onto the support of a prior: z = T(y), y ~ base, T = biject_to.
+    """A real-line family pushed onto the support of a prior: z = T(y), y ~ base.
 
-    On the real line T is the identity and the base itself is returned, so its closed-form KLs
-    stay within reach.
+    T is `distributions.onto(support)`. On the real line it is the identity and the base itself is
+    returned, so its closed-form KLs stay within reach. Spheres and hyperbolic space are reached
+    from (1, 0, ..., 0), along geodesics; a sphere misses the antipode of it, a circle the point
+    pi. Densities are by surface area there.
 
     Arguments:
-        family: A family on the real line, with or without context. For a simplex of K
-            parts it has K - 1 features (the bijection is stick-breaking).
+        family: A family on the real line, with or without context. Its features are those of
+            the prior, but K - 1 for a simplex of K parts (the bijection is stick-breaking) and
+            m - 1 for a sphere or hyperboloid in R^m (`Transported.base_shape` tells).
         to: A family (the prior), a Pyro distribution, or a constraint, whose support is meant.
 
     Raises:
@@ -101,9 +105,27 @@ class Transported(Family):
     def fits(cls, support: Constraint) -> bool:
         """Say whether a bijection leads from the real line onto `support`."""
         try:
-            return not space_of(support).is_discrete and biject_to(support) is not None
+            return not space_of(support).is_discrete and onto(support) is not None
         except NotImplementedError:
             return False
+
+    @staticmethod
+    def base_shape(to: Family | TorchDistribution) -> tuple[int, ...]:
+        """Return the features that a family on the real line needs to be carried to a prior.
+
+        Arguments:
+            to: The prior, a family or a distribution.
+
+        Raises:
+            ValueError: If no bijection leads there.
+
+        Example:
+            >>> from pyro_vae import families as fam
+            >>> Transported.base_shape(fam.VonMisesFisher((4, 3)))
+            (4, 2)
+        """
+        shape = tuple(to.event_shape)
+        return tuple(_transform(to, len(shape)).inverse_shape(torch.Size(shape)))
 
     def extra_repr(self) -> str:
         """Return the space carried to; the base is shown as a submodule."""
@@ -117,17 +139,23 @@ def _transform(to: Family | TorchDistribution | Constraint, event_dim: int) -> T
             f"to= must be a family, a distribution or a constraint, not a {type(to).__name__}."
         )
     if not Transported.fits(support):
-        raise ValueError(
-            f"no bijection leads from the real line onto the {space_of(support).name}; use a "
-            "guide that lives there."
-        )
+        raise ValueError(_no_way(support))
     if support.event_dim < event_dim:
         support = dist.constraints.independent(support, event_dim - support.event_dim)
-    if space_of(support) == Space("real", 0.0):
-        return IndependentTransform(ExpTransform(), support.event_dim)
-    bijection = biject_to(support)
-    honest = space_of(bijection.codomain) == space_of(support)
-    return bijection if honest else Onto(bijection, support)
+    return onto(support)
+
+
+def _no_way(support: Constraint) -> str:
+    space = space_of(support)
+    name = repr(support) if space.kind == "unknown" else f"the {space.name}"
+    message = f"no bijection leads from the real line onto {name}; use a guide that lives there"
+    if not space.is_discrete:
+        return f"{message}."
+    fit = ", ".join(f"fam.{name}" for name in fitting(support))
+    return (
+        f"{message} ({fit or 'none on the shelf'}), which is enumerated or straight-through, or "
+        "relax the prior and the guide both (fam.RelaxedBernoulli, fam.RelaxedOneHotCategorical)."
+    )
 
 
 def _is_identity(transform: Transform) -> bool:

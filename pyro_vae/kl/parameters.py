@@ -9,7 +9,7 @@ parameter is replaced by its detached self, so that whatever arrives there goes 
 
 from __future__ import annotations
 
-__all__ = ["device_of", "dtype_of", "known", "prepared", "tensors", "unvalidated"]
+__all__ = ["KNOWN", "device_of", "dtype_of", "known", "prepared", "tensors", "unvalidated"]
 
 import copy
 from collections.abc import Callable, Iterator
@@ -22,7 +22,8 @@ from torch.distributions import Distribution
 
 from pyro_vae.kl.table import same_class
 
-_KNOWN = ("torch.distributions.", "pyro.distributions.", "pyro_vae.distributions.")
+KNOWN = ("torch.distributions.", "pyro.distributions.", "pyro_vae.distributions.")
+"""Where the classes are defined whose attributes are known to be parameters."""
 
 
 def tensors(d: Distribution) -> Iterator[Tensor]:
@@ -144,7 +145,7 @@ def known(d: Distribution) -> bool:
     values = vars(d).values()
     inside = [v for v in values if isinstance(v, Distribution)]
     inside += [v for several in values if _are_distributions(several) for v in several]
-    own = type(d).__module__.startswith(_KNOWN) and not same_class(d, td.TransformedDistribution)
+    own = type(d).__module__.startswith(KNOWN) and not same_class(d, td.TransformedDistribution)
     return own and all(known(v) for v in inside)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__: list[str] = []
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +20,10 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 from torch.distributions import Transform
+from torch.distributions.transforms import _InverseTransform
 
 from pyro_vae.distributions.product import Blockwise, Product
-from pyro_vae.kl.parameters import known
+from pyro_vae.kl.parameters import KNOWN, known
 from pyro_vae.kl.plan import Plan, broadcast, describe, expanded, plan, reduction, unpack
 from pyro_vae.kl.pushforwards import elementwise
 from pyro_vae.kl.table import same_class
@@ -116,9 +118,16 @@ def _cut(d: Any, start: int, stop: int, shape: tuple[int, ...]) -> Any:
 
 def _elements(d: Any, old: torch.Size, new: torch.Size, part: Callable[[Tensor], Tensor]) -> Any:
     """Some of the elements of a batch of shape `old`, in a batch of shape `new`."""
+    if d.batch_shape != old or d.event_shape:
+        return None
+    copied = _copied(d, old, new, part)
+    return _rebuilt(d, part) if copied is None else copied
+
+
+def _copied(d: Any, old: torch.Size, new: torch.Size, part: Callable[[Tensor], Tensor]) -> Any:
+    """A copy in which every tensor is cut, if maps are the same for all elements."""
     maps = d.transforms if isinstance(d, td.TransformedDistribution) else []
-    same = elementwise(maps) and all(map(_constant, maps))
-    if not (known(d) or maps) or not same or d.batch_shape != old or d.event_shape:
+    if not (known(d) or maps) or not elementwise(maps) or not all(map(_constant, maps)):
         return None
     made, parts = copy.copy(d), {}
     for name, value in list(vars(made).items()):
@@ -136,17 +145,31 @@ def _elements(d: Any, old: torch.Size, new: torch.Size, part: Callable[[Tensor],
     return made
 
 
-def _constant(t: Any, above: tuple[Any, ...] = ()) -> bool:
+def _rebuilt(d: Any, part: Callable[[Tensor], Tensor]) -> Any:
+    """The same of a class that keeps its parameters in another form, as Beta and Gumbel do."""
+    accepted = inspect.signature(type(d).__init__).parameters
+    names = [n for n in type(d).arg_constraints if n in accepted]
+    needed = {n for n, p in accepted.items() if p.default is p.empty} - {"self"}
+    if not type(d).__module__.startswith(KNOWN) or not names or not needed <= set(names):
+        return None
+    if {"probs", "logits"} <= set(names):
+        names.remove("probs")
+    cut = {n: part(torch.as_tensor(getattr(d, n)).expand(d.batch_shape)) for n in names}
+    return type(d)(**cut, validate_args=False)
+
+
+def _constant(t: Any) -> bool:
     """Whether a map is the same for all elements."""
-    held = [
-        v for value in vars(t).values() for v in (value if isinstance(value, list) else [value])
+    if isinstance(t, torch.nn.Module):
+        return False
+    own = [
+        value
+        for name, value in vars(t).items()
+        if name != "_inv" or isinstance(t, _InverseTransform)
     ]
-    # a map and its inverse may hold each other
-    above = (*above, t)
-    inner = [v for v in held if isinstance(v, Transform) and all(v is not u for u in above)]
-    varies = any(isinstance(v, Tensor) and v.dim() for v in held)
-    plain = not varies and not isinstance(t, torch.nn.Module)
-    return plain and all(_constant(v, above) for v in inner)
+    held = [v for value in own for v in (value if isinstance(value, list) else [value])]
+    inner = [v for v in held if isinstance(v, Transform)]
+    return not any(isinstance(v, Tensor) and v.dim() for v in held) and all(map(_constant, inner))
 
 
 # -------------------------------------------------------------------------------------- the sum

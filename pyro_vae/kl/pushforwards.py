@@ -34,9 +34,12 @@ from pyro_vae.distributions import (
     FlowTransform,
     LogitNormal,
     Onto,
+    SphericalMap,
     StickBreaking,
     Sticks,
 )
+from pyro_vae.distributions.hyperbolic import ExponentialMap
+from pyro_vae.distributions.product import Blockwise
 from pyro_vae.kl.table import canonical, same_class
 
 _EXP, _SIGMOID = transforms.ExpTransform(), transforms.SigmoidTransform()
@@ -88,6 +91,7 @@ _PARAMETER_FREE = (
     CorrMatrixCholeskyTransform,
     OrderedTransform,
     Sticks,
+    SphericalMap,
 )
 
 
@@ -199,6 +203,11 @@ def same_map(a: Any, b: Any) -> bool:
     if type(a) is transforms.AffineTransform:
         constants = [t for t in (a.loc, a.scale, b.loc, b.scale) if not isinstance(t, Tensor)]
         return len(constants) == 4 and (a.loc, a.scale) == (b.loc, b.scale)
+    if type(a) is Blockwise:
+        pairs = zip(a.maps, b.maps, strict=False)
+        return a.codomain.shapes == b.codomain.shapes and all(same_map(*pair) for pair in pairs)
+    if type(a) is ExponentialMap:
+        return a == b
     return type(a) in _PARAMETER_FREE
 
 

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import torch
 from pyro.distributions import Independent
 from torch import nn
-from torch.distributions import biject_to
 
 from pyro_vae import families as fam
 from pyro_vae.families.pairing import Side, check_pair, side
@@ -217,9 +216,7 @@ def _transported(features: int, context: int, prior: Any) -> fam.Transported:
             "that does: neither says where; name a guide that has a space of its own."
         )
     target = prior if isinstance(prior, fam.Family) else prior()
-    shape = tuple(target.event_shape)
-    if fam.Transported.fits(target.support):
-        shape = tuple(biject_to(target.support).inverse_shape(shape))
+    shape = fam.Transported.base_shape(target)  # type: ignore[arg-type]
     return fam.Transported(fam.Normal(shape, context), to=target)  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ from pyro.distributions import constraints
 from scipy import stats
 
 from pyro_vae import families as fam
+from pyro_vae import kl
 from pyro_vae.supports import space_of
 
 
@@ -82,9 +83,66 @@ def test_transported_shows_space_and_base():
 def test_transported_fits_wherever_a_bijection_leads():
     assert fam.Transported.fits(constraints.simplex)
     assert fam.Transported.fits(constraints.independent(constraints.positive, 1))
-    assert not fam.Transported.fits(constraints.sphere)
+    assert fam.Transported.fits(constraints.sphere)
+    assert fam.Transported.fits(fam.Product(fam.Normal(2), fam.VonMises(1)).support)
     assert not fam.Transported.fits(constraints.one_hot)
     assert not fam.Transported.fits(constraints.nonnegative_integer)
+    assert not fam.Transported.fits(constraints.lower_cholesky)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, cls in fam.registry.items() if "prior" in cls.roles and n != "transported"]
+)
+def test_a_normal_is_carried_onto_every_continuous_prior(name):
+    prior = fam.registry[name].example(4)
+    if space_of(prior.support).is_discrete:
+        with pytest.raises(ValueError, match="use a guide that lives there .*or relax the prior"):
+            fam.Transported.base_shape(prior)
+        return
+    base = fam.Normal(fam.Transported.base_shape(prior), context=5)
+    guide = fam.Transported(base, to=prior)
+    z = guide(torch.randn(7, 5)).rsample()
+    assert guide.event_shape == prior.event_shape
+    assert space_of(guide.support) == space_of(prior.support)
+    assert bool(prior().log_prob(z).isfinite().all())
+    assert kl.route(guide(torch.randn(7, 5)), prior()).kind in ("closed", "quadrature", "sampled")
+
+
+def test_a_guide_of_the_wrong_size_is_told_the_right_one():
+    with pytest.raises(ValueError, match=r"give the base family features=\(2,\)"):
+        fam.Transported(fam.Normal(3), to=fam.VonMisesFisher(3))
+    with pytest.raises(ValueError, match="onto LowerCholesky"):
+        fam.Transported(fam.Normal(3), to=constraints.lower_cholesky)
+
+
+@pytest.mark.usefixtures("float64")
+def test_kl_of_a_guide_carried_to_a_product_goes_block_by_block():
+    prior = fam.Product(fam.Laplace(2), fam.Gamma(2), fam.Beta(1, concentration1=2.0))
+    guide = fam.Transported(fam.Normal(5, loc=0.3, scale=0.7), to=prior)
+    route = kl.route(guide(), prior())
+    assert route.kind == "quadrature"
+    blocks = [
+        (fam.Normal(2, loc=0.3, scale=0.7), fam.Laplace(2)),
+        (fam.LogNormal(2, loc=0.3, scale=0.7), fam.Gamma(2)),
+        (fam.LogitNormal(1, loc=0.3, scale=0.7), fam.Beta(1, concentration1=2.0)),
+    ]
+    truth = sum(kl.divergence(q(), p()) for q, p in blocks)
+    torch.testing.assert_close(kl.divergence(guide(), prior()), truth)
+    correlated = fam.Transported(fam.FullNormal(5), to=prior)
+    assert kl.route(correlated(), prior()).kind == "sampled"
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "to", [fam.VonMisesFisher((2, 3)), fam.HyperbolicNormal(3), fam.VonMises(2)], ids=repr
+)
+def test_one_way_for_guide_and_prior_cancels(to):
+    shape = fam.Transported.base_shape(to)
+    bases = fam.Normal(shape, loc=0.5), fam.Normal(shape, scale=2.0)
+    q, p = (fam.Transported(base, to=to)() for base in bases)
+    assert kl.route(q, p).kind == "closed"
+    truth = kl.divergence(bases[0](), bases[1]())
+    torch.testing.assert_close(kl.divergence(q, p), truth)
 
 
 def test_a_copy_leads_to_the_same_place():

@@ -9,6 +9,7 @@ import torch
 from pyro_vae import distributions as own
 from pyro_vae import families as fam
 from pyro_vae import kl
+from pyro_vae.kl.products import _cut
 
 C = 4
 
@@ -190,3 +191,68 @@ def test_estimates_of_points_in_single_precision():
     q = fam.VonMisesFisher(3, context=C)(torch.randn(20, C))
     estimate = kl.estimate(q, fam.VonMisesFisher(3)(), num_samples=1000)
     assert bool(estimate.mean.isfinite().all())
+
+
+# what has no elements that are independent of each other
+WHOLE = {
+    "hyperbolic_normal",
+    "one_hot_categorical",
+    "full_normal",
+    "low_rank_normal",
+    "multivariate_student_t",
+    "projected_normal",
+    "relaxed_one_hot_categorical",
+    "dirichlet",
+    "logistic_normal",
+    "stick_breaking",
+    "gem",
+    "von_mises_fisher",
+    "power_spherical",
+    "spherical_uniform",
+}
+ELEMENTS = {
+    "normal",
+    "laplace",
+    "student_t",
+    "cauchy",
+    "logistic",
+    "gumbel",
+    "gamma",
+    "inverse_gamma",
+    "weibull",
+    "log_normal",
+    "exponential",
+    "half_normal",
+    "half_cauchy",
+    "beta",
+    "kumaraswamy",
+    "logit_normal",
+    "continuous_bernoulli",
+    "truncated_normal",
+    "uniform",
+    "relaxed_bernoulli",
+    "von_mises",
+    "wrapped_normal",
+    "circular_uniform",
+}
+
+
+@pytest.mark.parametrize("name", sorted(ELEMENTS | WHOLE))
+def test_elements_that_are_cut_out_keep_their_density(name):
+    torch.manual_seed(0)
+    cls = fam.registry[name]
+    trained = {"context": C} if "guide" in cls.roles else {}
+    family = cls.example(4, **trained)
+    with torch.no_grad():
+        for parameter in family.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    p = family(torch.randn(3, C)) if family.context else family().expand([3])
+    pieces = [_cut(p, 0, 1, (1,)), _cut(p, 1, 4, (3,))]
+    if name in WHOLE:
+        assert pieces == [None, None]
+        return
+    x = p.sample((5,))
+    parts = pieces[0].log_prob(x[..., :1]) + pieces[1].log_prob(x[..., 1:])
+    torch.testing.assert_close(parts, p.log_prob(x), rtol=1e-4, atol=1e-4)
+    assert (pieces[1].batch_shape, pieces[1].event_shape) == ((3,), (3,))
+    assert pieces[1].sample().shape == (3, 3)

@@ -89,6 +89,9 @@ class VampPrior(Family):
 
     roles: ClassVar[frozenset[Role]] = frozenset({"prior"})
 
+    raw_inputs: Tensor
+    logits: Tensor
+
     def __init__(
         self,
         encoder: nn.Module,

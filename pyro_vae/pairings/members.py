@@ -24,7 +24,7 @@ __all__ = [
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from pyro.distributions import Independent
@@ -100,9 +100,21 @@ class OfEncoder(NamedTuple):
     make: Callable[[nn.Module, torch.Tensor], Any]
 
 
+@overload
+def members(
+    given: Iterable[str] | Mapping[str, Any], role: Literal["guide"], categories: int = 10
+) -> dict[str, Factory]: ...
+
+
+@overload
 def members(
     given: Iterable[str] | Mapping[str, Any], role: fam.Role, categories: int = 10
-) -> dict[str, Factory | OfEncoder]:
+) -> dict[str, Factory | OfEncoder]: ...
+
+
+def members(
+    given: Iterable[str] | Mapping[str, Any], role: fam.Role, categories: int = 10
+) -> dict[str, Any]:
     """Return factories by name.
 
     Arguments:
@@ -127,7 +139,7 @@ def members(
     if isinstance(given, str):
         raise TypeError(f"{role}s must be a list of names or a mapping, not the text {given!r}.")
     pairs = list(given.items()) if isinstance(given, Mapping) else [(n, n) for n in given]
-    found: dict[str, Factory | OfEncoder] = {}
+    found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
             raise ValueError(f"the {role} {name!r} is named twice.")

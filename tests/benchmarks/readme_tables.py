@@ -5,6 +5,7 @@ python -m tests.benchmarks.readme_tables --speed        # and how fast they are 
 python -m tests.benchmarks.readme_tables --spheres      # and how fast draws on the sphere are
 python -m tests.benchmarks.readme_tables --diagnostics  # and which of them catches what (a minute)
 python -m tests.benchmarks.readme_tables --diagnostics-speed [ROOT [PYTHAE]]   # how fast they are
+python -m tests.benchmarks.readme_tables --learned-priors OUT   # and what `learned_priors` found
 python -m tests.benchmarks.readme_tables --matrix OUT   # and what `compare --out OUT` found
 """
 
@@ -205,12 +206,18 @@ def main():
         help="measure them: where static MNIST lies, and a checkout of Pythae (minutes)",
     )
     parser.add_argument("--matrix", metavar="OUT", help="the folder of a comparison")
+    parser.add_argument("--learned-priors", metavar="OUT", help="the folder of finished runs")
     given = parser.parse_args()
     text = written(README.read_text(), "kl-counts", counts_table())
     text = written(text, "shelf", shelf_table())
     text = written(text, "routes", routes_table())
     if given.matrix:
         text = written(text, "matrix", matrix_tables(_found(given.matrix)))
+    if given.learned_priors:
+        from tests.benchmarks import learned_priors
+
+        table = learned_priors.prior_table(learned_priors.stored(given.learned_priors))
+        text = written(text, "learned-priors", table)
     if given.speed:
         from tests.benchmarks import elbo_speed, noise_gain
         from tests.benchmarks.kl_speed import speed_table

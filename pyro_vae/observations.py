@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae.checks import require
 from pyro_vae.families import fitting_data
-from pyro_vae.supports import legal_point, space_of
+from pyro_vae.supports import data_support, legal_point, space_of
 
 
 def observed(x: Tensor, mask: Tensor | None, fill: float) -> Tensor:
@@ -114,7 +114,7 @@ def check_support(x: Tensor, likelihood: TorchDistribution, mask: Tensor | None)
     Raises:
         ValueError: With the values, the support, and the likelihoods that would fit.
     """
-    support: Any = likelihood.support
+    support: Any = data_support(likelihood)
     if mask is not None:
         x = torch.where(_aligned(mask, x), x, legal_point(support, x))
     legal = support.check(x)
@@ -132,17 +132,17 @@ def _has_nan(missing: Tensor) -> ValueError:
 
 
 def _outside(x: Tensor, legal: Tensor, likelihood: TorchDistribution) -> ValueError:
-    support: Any = likelihood.support
-    element = support
+    element: Any = data_support(likelihood)
     while isinstance(element, dist.constraints.independent):
         element = element.base_constraint
     rows = (~legal).nonzero()[:, 0]
     offending = x[~element.check(x)] if element.event_dim == 0 else x[rows[0]]
     shown = ", ".join(f"{v:g}" for v in offending.flatten()[:3].tolist())
+    where = getattr(element, "description", space_of(element).name)
     fit = ", ".join(f"fam.{name}" for name in fitting_data(x)) or "none on the shelf"
     return ValueError(
         f"x lies outside the support of the {_name(likelihood)} likelihood "
-        f"({space_of(support).name}) in {len(rows)} of {len(x)} data: values such as {shown} "
+        f"({where}) in {len(rows)} of {len(x)} data: values such as {shown} "
         f"(row {int(rows[0])}); x ranges over [{float(x.min()):g}, {float(x.max()):g}]. "
         f"Likelihoods that fit: {fit}; or bring the data into the support "
         "(datasets.binarize makes grey data binary)."

@@ -3,6 +3,12 @@
 from pyro_vae.distributions.beta import Beta, Dirichlet
 from pyro_vae.distributions.circular import CircularUniform
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
+from pyro_vae.distributions.counts import (
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
+from pyro_vae.distributions.discretized import DiscretizedLogistic, OrderedLogistic
 from pyro_vae.distributions.flow import Flow, FlowTransform, from_zuko
 from pyro_vae.distributions.hyperbolic import HyperbolicNormal
 from pyro_vae.distributions.kumaraswamy import Kumaraswamy
@@ -47,6 +53,7 @@ __all__ = [
     "CircularUniform",
     "ContinuousBernoulli",
     "Dirichlet",
+    "DiscretizedLogistic",
     "Exponential",
     "Flow",
     "FlowTransform",
@@ -65,8 +72,11 @@ __all__ = [
     "LowRankMultivariateNormal",
     "MixtureSameFamily",
     "MultivariateStudentT",
+    "NegativeBinomial",
     "OneHotCategorical",
     "Onto",
+    "OrderedLogistic",
+    "Poisson",
     "PowerSpherical",
     "Product",
     "ProjectedNormal",
@@ -85,5 +95,6 @@ __all__ = [
     "VonMisesFisher",
     "Weibull",
     "WrappedNormal",
+    "ZeroInflatedNegativeBinomial",
     "from_zuko",
 ]

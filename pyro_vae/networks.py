@@ -64,14 +64,31 @@ class MLP(nn.Sequential):
 class Log1p(nn.Module):
     """log(1 + x), which brings counts of any size to numbers that a network can read.
 
+    Arguments:
+        features: How many of the last dimension are counts; the others, such as columns of `y`
+            that a `VAE` puts beside x, pass as they are. All of them if not given.
+
     Example:
         >>> Log1p()(torch.tensor([0.0, 999.0]))
         tensor([0.0000, 6.9078])
+        >>> Log1p(1)(torch.tensor([999.0, -5.0]))
+        tensor([ 6.9078, -5.0000])
     """
+
+    def __init__(self, features: int | None = None) -> None:
+        super().__init__()
+        self.features = features
 
     def forward(self, x: Tensor) -> Tensor:
         """Return log(1 + x), with the shape of x."""
-        return torch.log1p(x)
+        if self.features is None:
+            return torch.log1p(x)
+        counts, others = x[..., : self.features], x[..., self.features :]
+        return torch.cat([torch.log1p(counts), others], -1)
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows."""
+        return "" if self.features is None else str(self.features)
 
 
 class Rescale(nn.Module):

@@ -35,7 +35,7 @@ def observed(x: Tensor, mask: Tensor | None, fill: float) -> Tensor:
 
     Raises:
         TypeError: If x is not a tensor or the mask is not boolean.
-        ValueError: If x has no batch dimension or is NaN where not masked.
+        ValueError: If x has no batch dimension or is NaN or infinite where not masked.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, not a {type(x).__name__}; use torch.as_tensor(x).")
@@ -45,8 +45,8 @@ def observed(x: Tensor, mask: Tensor | None, fill: float) -> Tensor:
         x = x.to(torch.get_default_dtype())
     if mask is not None:
         x = torch.where(_aligned(mask, x), x, torch.full_like(x, fill))
-    missing = x.isnan()
-    require(~missing.any(), lambda: _has_nan(missing))
+    finite = x.isfinite()
+    require(finite.all(), lambda: _not_finite(x, finite))
     return x
 
 
@@ -122,10 +122,12 @@ def check_support(x: Tensor, likelihood: TorchDistribution, mask: Tensor | None)
     return x
 
 
-def _has_nan(missing: Tensor) -> ValueError:
-    rows = missing.reshape(len(missing), -1).any(-1)
+def _not_finite(x: Tensor, finite: Tensor) -> ValueError:
+    missing = x.isnan()
+    wrong, what = (missing, "NaN") if bool(missing.any()) else (~finite, "infinite")
+    rows = wrong.reshape(len(wrong), -1).any(-1)
     return ValueError(
-        f"x has {int(missing.sum())} NaN entries in {int(rows.sum())} of {len(rows)} data "
+        f"x has {int(wrong.sum())} {what} entries in {int(rows.sum())} of {len(rows)} data "
         f"(first in row {int(rows.nonzero()[0])}). Missing values are passed by mask=, a "
         "boolean tensor that is True where x was observed."
     )

@@ -3,6 +3,7 @@
 from pyro_vae import datasets, diagnostics, families, infer, kl, networks, plots, saved
 from pyro_vae.comparison import compare
 from pyro_vae.diagnostics import diagnose
+from pyro_vae.imputation import impute
 from pyro_vae.inference_data import to_arviz
 from pyro_vae.pairings import compare_pairings
 from pyro_vae.training import fit
@@ -17,6 +18,7 @@ __all__ = [
     "diagnostics",
     "families",
     "fit",
+    "impute",
     "infer",
     "kl",
     "networks",

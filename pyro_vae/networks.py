@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "Log1p", "Rescale"]
 
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -58,3 +59,63 @@ class MLP(nn.Sequential):
             )
         flat = x.flatten(x.dim() - len(self.event_shape))
         return super().forward(flat.to(next(self.parameters()).dtype))
+
+
+class Log1p(nn.Module):
+    """log(1 + x), which brings counts of any size to numbers that a network can read.
+
+    Arguments:
+        features: How many of the last dimension are counts; the others, such as columns of `y`
+            that a `VAE` puts beside x, pass as they are. All of them if not given.
+
+    Example:
+        >>> Log1p()(torch.tensor([0.0, 999.0]))
+        tensor([0.0000, 6.9078])
+        >>> Log1p(1)(torch.tensor([999.0, -5.0]))
+        tensor([ 6.9078, -5.0000])
+    """
+
+    def __init__(self, features: int | None = None) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return log(1 + x), with the shape of x."""
+        if self.features is None:
+            return torch.log1p(x)
+        counts, others = x[..., : self.features], x[..., self.features :]
+        return torch.cat([torch.log1p(counts), others], -1)
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows."""
+        return "" if self.features is None else str(self.features)
+
+
+class Rescale(nn.Module):
+    """(x - loc) / scale with two constants: grey levels 0 to 255 as numbers from 0 to 1.
+
+    Arguments:
+        loc: What becomes 0.
+        scale: What becomes 1 above it, not 0.
+
+    Raises:
+        ValueError: If `scale` is 0.
+
+    Example:
+        >>> Rescale(scale=255.0)(torch.tensor([0.0, 51.0, 255.0]))
+        tensor([0.0000, 0.2000, 1.0000])
+    """
+
+    def __init__(self, loc: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
+        if scale == 0:
+            raise ValueError("Rescale: scale must not be 0; nothing can be divided by it.")
+        self.loc, self.scale = loc, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (x - loc) / scale, with the shape of x."""
+        return (x - self.loc) / self.scale
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows."""
+        return f"loc={self.loc:g}, scale={self.scale:g}"

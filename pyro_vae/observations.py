@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae.checks import require
 from pyro_vae.families import fitting_data
-from pyro_vae.supports import legal_point, space_of
+from pyro_vae.supports import data_support, legal_point, space_of
 
 
 def observed(x: Tensor, mask: Tensor | None, fill: float) -> Tensor:
@@ -35,7 +35,7 @@ def observed(x: Tensor, mask: Tensor | None, fill: float) -> Tensor:
 
     Raises:
         TypeError: If x is not a tensor or the mask is not boolean.
-        ValueError: If x has no batch dimension or is NaN where not masked.
+        ValueError: If x has no batch dimension or is NaN or infinite where not masked.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, not a {type(x).__name__}; use torch.as_tensor(x).")
@@ -45,8 +45,8 @@ def observed(x: Tensor, mask: Tensor | None, fill: float) -> Tensor:
         x = x.to(torch.get_default_dtype())
     if mask is not None:
         x = torch.where(_aligned(mask, x), x, torch.full_like(x, fill))
-    missing = x.isnan()
-    require(~missing.any(), lambda: _has_nan(missing))
+    finite = x.isfinite()
+    require(finite.all(), lambda: _not_finite(x, finite))
     return x
 
 
@@ -114,7 +114,7 @@ def check_support(x: Tensor, likelihood: TorchDistribution, mask: Tensor | None)
     Raises:
         ValueError: With the values, the support, and the likelihoods that would fit.
     """
-    support: Any = likelihood.support
+    support: Any = data_support(likelihood)
     if mask is not None:
         x = torch.where(_aligned(mask, x), x, legal_point(support, x))
     legal = support.check(x)
@@ -122,27 +122,29 @@ def check_support(x: Tensor, likelihood: TorchDistribution, mask: Tensor | None)
     return x
 
 
-def _has_nan(missing: Tensor) -> ValueError:
-    rows = missing.reshape(len(missing), -1).any(-1)
+def _not_finite(x: Tensor, finite: Tensor) -> ValueError:
+    missing = x.isnan()
+    wrong, what = (missing, "NaN") if bool(missing.any()) else (~finite, "infinite")
+    rows = wrong.reshape(len(wrong), -1).any(-1)
     return ValueError(
-        f"x has {int(missing.sum())} NaN entries in {int(rows.sum())} of {len(rows)} data "
+        f"x has {int(wrong.sum())} {what} entries in {int(rows.sum())} of {len(rows)} data "
         f"(first in row {int(rows.nonzero()[0])}). Missing values are passed by mask=, a "
         "boolean tensor that is True where x was observed."
     )
 
 
 def _outside(x: Tensor, legal: Tensor, likelihood: TorchDistribution) -> ValueError:
-    support: Any = likelihood.support
-    element = support
+    element: Any = data_support(likelihood)
     while isinstance(element, dist.constraints.independent):
         element = element.base_constraint
     rows = (~legal).nonzero()[:, 0]
     offending = x[~element.check(x)] if element.event_dim == 0 else x[rows[0]]
     shown = ", ".join(f"{v:g}" for v in offending.flatten()[:3].tolist())
+    where = getattr(element, "description", space_of(element).name)
     fit = ", ".join(f"fam.{name}" for name in fitting_data(x)) or "none on the shelf"
     return ValueError(
         f"x lies outside the support of the {_name(likelihood)} likelihood "
-        f"({space_of(support).name}) in {len(rows)} of {len(x)} data: values such as {shown} "
+        f"({where}) in {len(rows)} of {len(x)} data: values such as {shown} "
         f"(row {int(rows[0])}); x ranges over [{float(x.min()):g}, {float(x.max()):g}]. "
         f"Likelihoods that fit: {fit}; or bring the data into the support "
         "(datasets.binarize makes grey data binary)."

@@ -21,6 +21,7 @@ from __future__ import annotations
 __all__ = [
     "Part",
     "Space",
+    "data_support",
     "inside",
     "interior_point",
     "legal_point",
@@ -280,6 +281,35 @@ def interior_point(support: Constraint) -> float:
         f"no single number lies in the support ({space.name}), so entries of such data cannot "
         "be masked one by one; mask whole data points instead (a mask of shape (batch,))."
     )
+
+
+def data_support(distribution: Any) -> Constraint:
+    """Return where data have a log density that is finite: the support, or less of it.
+
+    A class says so by an attribute `data_support` where its support has ends at which its density
+    is 0 or infinite: draws never lie there, but data may.
+
+    Arguments:
+        distribution: A distribution, possibly of independent elements or masked.
+
+    Returns:
+        A constraint on events.
+
+    Example:
+        >>> from pyro_vae.distributions import Beta
+        >>> beta = Beta(torch.ones(1), 1.0)
+        >>> ends = torch.tensor([0.0, 1.0])
+        >>> beta.support.check(ends).tolist(), data_support(beta).check(ends).tolist()
+        ([True, True], [False, False])
+    """
+    base, dims = distribution, 0
+    while hasattr(base, "base_dist") and not hasattr(base, "data_support"):
+        dims += getattr(base, "reinterpreted_batch_ndims", 0)
+        base = base.base_dist
+    found = getattr(base, "data_support", None)
+    if found is None:
+        return distribution.support
+    return constraints.independent(found, dims) if dims else found
 
 
 def inside(support: Constraint, value: Tensor) -> Tensor:

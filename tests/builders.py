@@ -22,7 +22,7 @@ def small_vae(prior=None, guide=None, likelihood=None, *, latents=2, pixels=6, *
     likelihood = fam.Bernoulli(pixels, context=WIDTH) if likelihood is None else likelihood
     return VAE(
         prior=prior,
-        encoder=nn.Sequential(net(likelihood.event_shape), guide),
+        encoder=nn.Sequential(*likelihood.scaling(), net(likelihood.event_shape), guide),
         decoder=nn.Sequential(net(prior.event_shape), likelihood),
         **options,
     )

@@ -84,6 +84,31 @@ class LinearGaussian(NamedTuple):
         trace = (self.precision @ covariance).trace()
         return 0.5 * (trace + quadratic - self.latents - log_dets)
 
+    def of_pixels(self, seen):
+        """The model of some pixels alone: those where `seen`, (P,), is True."""
+        return LinearGaussian(self.weight[seen], self.bias[seen], self.variance[seen])
+
+    def observed_log_marginal(self, x, mask):
+        """log p(x_obs), (N,), of the entries where `mask`, (N, P), is True."""
+        pairs = zip(x, mask, strict=True)
+        return torch.cat([self.of_pixels(m).log_marginal(row[None, m]) for row, m in pairs])
+
+    def observed_posterior(self, x, mask):
+        """Mean (N, D) and covariance (N, D, D) of p(z | x_obs)."""
+        parts = [(self.of_pixels(m), row[None, m]) for row, m in zip(x, mask, strict=True)]
+        means = torch.cat([part.mean(row) for part, row in parts])
+        return means, torch.stack([part.covariance for part, _ in parts])
+
+    def completed(self, x, mask):
+        """E[x | x_obs] and the sd of each entry given them, (N, P), by conditioning C."""
+        c, found = self.marginal_covariance, x.clone()
+        sd = torch.zeros_like(x)
+        for n, m in enumerate(mask):
+            gain = torch.linalg.solve(c[m][:, m], c[m][:, ~m]).T
+            found[n, ~m] = self.bias[~m] + gain @ (x[n, m] - self.bias[m])
+            sd[n, ~m] = (c[~m][:, ~m] - gain @ c[m][:, ~m]).diagonal().sqrt()
+        return found, sd
+
     def sample(self, count):
         """`count` data, (N, P)."""
         z = torch.randn(count, self.latents, dtype=torch.float64)

@@ -194,6 +194,7 @@ SUPPORTS = {
     "continuous_bernoulli": dist.ContinuousBernoulli.support,
     "poisson": dist.Poisson.support,
     "negative_binomial": constraints.nonnegative_integer,
+    "discretized_logistic": constraints.integer_interval(0, 255),
     "normal": dist.Normal.support,
     "student_t": dist.StudentT.support,
     "laplace": dist.Laplace.support,
@@ -249,7 +250,7 @@ def test_summary_states_shape_count_and_likelihoods(name, root_of):
     data = datasets.load(name, root_of(name))
     line = datasets.datasets.summary(name)
     assert " x ".join(map(str, data.image_shape)) in line
-    assert re.search(r"\d{4}.* images", line)
+    assert re.search(r"\d{4}.* (images|rows) \(", line)
     assert line.endswith(f"({', '.join(data.likelihoods)}).")
 
 

@@ -27,6 +27,7 @@ FLOORS = [
     ["infer"],
     ["diagnostics"],
     ["inference_data", "plots"],
+    ["imputation"],
     ["comparison"],
     ["training"],
     ["pairings"],

@@ -48,6 +48,10 @@ CASES = {
     "bits": lambda: (pair(fam.Bernoulli), binary(ROWS)),
     "several": lambda: (several(), binary(ROWS)),
     "counts": lambda: (likelihood(fam.Poisson), torch.arange(ROWS * 6.0).reshape(ROWS, 6)),
+    "zeros": lambda: (likelihood(fam.ZeroInflatedNegativeBinomial), 9 * binary(ROWS)),
+    "grey levels": lambda: (likelihood(fam.DiscretizedLogistic, levels=17), 16 * binary(ROWS)),
+    "ordinal": lambda: (likelihood(fam.Ordinal, categories=3), 2 * binary(ROWS)),
+    "shares": lambda: (likelihood(fam.Beta), 0.2 + binary(ROWS) / 2),
     "real": lambda: (likelihood(fam.StudentT), torch.randn(ROWS, 6)),
 }
 LABELS = CASES.keys()

@@ -5,7 +5,9 @@ that lie there:
 
 - Bernoulli is a mass on {0, 1}: binary data;
 - ContinuousBernoulli is a density on the closed interval [0, 1]: grey levels, ends included;
-- Poisson and NegativeBinomial are masses on 0, 1, 2, ...: counts;
+- DiscretizedLogistic is a mass on 0 ... L - 1: grey levels as they are stored;
+- Categorical and Ordinal are masses on 0 ... K - 1: classes;
+- Poisson, NegativeBinomial and its zero-inflated kin are masses on 0, 1, 2, ...: counts;
 - Normal, StudentT and Laplace are densities on the line: real numbers.
 
 x log p + (1 - x) log(1 - p) is computed for grey x without complaint, but it is no likelihood: it

@@ -24,7 +24,7 @@ _AMAT = tuple(f"binarized_mnist_{split}.amat" for split in ("train", "valid", "t
 
 @register
 def digits(root: Path | None) -> Source:
-    """Handwritten digits, 8 x 8, 1797 images (bernoulli, continuous_bernoulli, poisson).
+    """Digits, 8 x 8, 1797 images (bernoulli, continuous_bernoulli, discretized_logistic, poisson).
 
     The images that scikit-learn brings along: each pixel counts the inked points, 0 to 16, of a
     4 x 4 block of a scanned bitmap. One random order, then 1400 rows to train, 197 to validate,
@@ -44,7 +44,7 @@ def digits(root: Path | None) -> Source:
         bunch.images[train],
         bunch.images[validation],
         bunch.images[test],
-        likelihoods=("bernoulli", "continuous_bernoulli", "poisson"),
+        likelihoods=("bernoulli", "continuous_bernoulli", "discretized_logistic", "poisson"),
         levels=16.0,
         train_labels=bunch.target[train],
         validation_labels=bunch.target[validation],
@@ -122,7 +122,7 @@ def _binary_images(array: np.ndarray, name: str) -> np.ndarray:
 
 @register
 def mnist(root: Path | None) -> Source:
-    """MNIST, 28 x 28, 50000 + 10000 + 10000 images (bernoulli, continuous_bernoulli, poisson).
+    """MNIST, 28 x 28, 70000 rows (bernoulli, continuous_bernoulli, discretized_logistic, poisson).
 
     Grey levels 0 to 255, fetched from OpenML by scikit-learn, which keeps them in a cache (`root`,
     by default its own data folder); after the first time no network is needed. Of the 70000 rows
@@ -149,7 +149,7 @@ def mnist(root: Path | None) -> Source:
         images[train],
         images[validation],
         images[test],
-        likelihoods=("bernoulli", "continuous_bernoulli", "poisson"),
+        likelihoods=("bernoulli", "continuous_bernoulli", "discretized_logistic", "poisson"),
         levels=255.0,
         train_labels=labels[train],
         validation_labels=labels[validation],

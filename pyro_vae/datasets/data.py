@@ -132,12 +132,18 @@ def _real(x: Tensor, levels: float, name: str) -> Tensor:
 _BINARY = _Form(_binary, "binary: 1 where {x} > 0.5, else 0")
 _GREY = _Form(_grey, "grey: {x} in [0, 1], both ends included")
 _COUNTS = _Form(_counts, "counts: whole numbers, as the source has them")
+_LEVELS = _Form(_counts, "grey levels: whole numbers, as the source has them")
+_CLASSES = _Form(_counts, "classes: whole numbers, as the source has them")
 _REAL = _Form(_real, "real: {x}")
 _FORMS = {
     "bernoulli": _BINARY,
     "continuous_bernoulli": _GREY,
     "poisson": _COUNTS,
     "negative_binomial": _COUNTS,
+    "zero_inflated_negative_binomial": _COUNTS,
+    "discretized_logistic": _LEVELS,
+    "categorical": _CLASSES,
+    "ordinal": _CLASSES,
     "normal": _REAL,
     "student_t": _REAL,
     "laplace": _REAL,
@@ -151,7 +157,9 @@ def load(name: str, root: str | Path | None = None, *, likelihood: str | None = 
     |---|---|
     | bernoulli | 1[x / levels > 0.5] |
     | continuous_bernoulli | x / levels in [0, 1], ends included (the support is closed) |
-    | poisson, negative_binomial | the counts themselves |
+    | discretized_logistic | the levels themselves, 0 ... levels |
+    | ordinal, categorical | the numbers of the classes |
+    | poisson, negative_binomial, zero_inflated_negative_binomial | the counts themselves |
     | normal, student_t, laplace | x / levels |
 
     For binary data by another policy load the grey ones and `binarize` them.
@@ -171,7 +179,7 @@ def load(name: str, root: str | Path | None = None, *, likelihood: str | None = 
 
     Example:
         >>> load("digits")
-        Data 'digits' for bernoulli (states: bernoulli, continuous_bernoulli, poisson)
+        Data 'digits' for bernoulli (states: bernoulli, ..., poisson)
           values      binary: 1 where x / 16 > 0.5, else 0
           train       1400 of 8 x 8, mean 0.2931, 10 classes
           validation  197 of 8 x 8, mean 0.2905, 10 classes

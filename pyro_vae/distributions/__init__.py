@@ -3,6 +3,12 @@
 from pyro_vae.distributions.beta import Beta, Dirichlet
 from pyro_vae.distributions.circular import CircularUniform
 from pyro_vae.distributions.continuous_bernoulli import ContinuousBernoulli
+from pyro_vae.distributions.counts import (
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
+from pyro_vae.distributions.discretized import DiscretizedLogistic, OrderedLogistic
 from pyro_vae.distributions.flow import Coupling, Flow, FlowTransform, from_zuko
 from pyro_vae.distributions.hyperbolic import HyperbolicNormal
 from pyro_vae.distributions.kumaraswamy import Kumaraswamy
@@ -49,6 +55,7 @@ __all__ = [
     "ContinuousBernoulli",
     "Coupling",
     "Dirichlet",
+    "DiscretizedLogistic",
     "Exponential",
     "Flow",
     "FlowTransform",
@@ -67,8 +74,11 @@ __all__ = [
     "LowRankMultivariateNormal",
     "MixtureSameFamily",
     "MultivariateStudentT",
+    "NegativeBinomial",
     "OneHotCategorical",
     "Onto",
+    "OrderedLogistic",
+    "Poisson",
     "PowerSpherical",
     "Product",
     "ProjectedNormal",
@@ -88,6 +98,7 @@ __all__ = [
     "VonMisesFisher",
     "Weibull",
     "WrappedNormal",
+    "ZeroInflatedNegativeBinomial",
     "from_zuko",
     "onto",
 ]

@@ -10,12 +10,24 @@ from __future__ import annotations
 
 __all__ = ["Beta", "Dirichlet"]
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae.distributions.unit import InUnit
 from pyro_vae.distributions.wide import log_gamma_draw
+
+
+class _Inside(constraints.interval):
+    """The open unit interval, for data: at its ends densities are 0 or infinite."""
+
+    description = "unit interval without its ends"
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value > self.lower_bound) & (value < self.upper_bound)
 
 
 class Beta(InUnit, dist.Beta):
@@ -36,6 +48,8 @@ class Beta(InUnit, dist.Beta):
         >>> bool(((0 < x) & (x < 1)).all())
         True
     """
+
+    data_support: Any = _Inside(0.0, 1.0)
 
     def _draw(self, shape: torch.Size, concentration1: Tensor, concentration0: Tensor) -> Tensor:
         logit = log_gamma_draw(concentration1, shape) - log_gamma_draw(concentration0, shape)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 __all__ = [
     "OnHalfLine",
+    "OnIntegers",
     "OnLine",
     "capped_exp",
     "exponential",
@@ -71,6 +72,39 @@ class _Wide:
         return torch.where(inside, log_density, -math.inf).to(narrow)
 
     def _log_density(self, value: Tensor, **parameters: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class OnIntegers(_Wide):
+    """A distribution of whole numbers, whose draws have no gradient.
+
+    A subclass defines `_draw(shape, **parameters)` and `_log_density(value, **parameters)`, both
+    of float64 tensors; parameters have the batch shape, or that and dimensions of their own that
+    `arg_constraints` tell of.
+    """
+
+    has_rsample = False
+    _get_checked_instance: Any
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Return draws, as floats of the type of the parameters."""
+        with torch.no_grad():
+            draws = self._draw(self._extended_shape(sample_shape), **self._wide())
+            return draws.to(self._dtype())
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """Return the same distribution over a larger batch shape."""
+        new = self._get_checked_instance(type(self), _instance)
+        batch_shape = torch.Size(batch_shape)
+        for name, constraint in self.arg_constraints.items():
+            value = getattr(self, name)
+            own = value.shape[value.dim() - constraint.event_dim :]
+            setattr(new, name, value.expand(batch_shape + own))
+        td.Distribution.__init__(new, batch_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _draw(self, shape: torch.Size, **parameters: Tensor) -> Tensor:
         raise NotImplementedError
 
 

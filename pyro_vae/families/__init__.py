@@ -5,7 +5,12 @@ added with `@register` and are found by tests, the comparison and the catalogue.
 """
 
 from pyro_vae.families.circle import CircularUniform, VonMises, WrappedNormal
-from pyro_vae.families.count import Poisson
+from pyro_vae.families.count import (
+    NegativeBinomial,
+    Poisson,
+    WithOffset,
+    ZeroInflatedNegativeBinomial,
+)
 from pyro_vae.families.discrete import (
     Bernoulli,
     Categorical,
@@ -16,6 +21,8 @@ from pyro_vae.families.discrete import (
 from pyro_vae.families.family import Family, Role, State, fitting, fitting_data, register, registry
 from pyro_vae.families.flow import MAF, NCSF, NSF, RealNVP
 from pyro_vae.families.flow_carried import Flow, Pushed
+from pyro_vae.families.family import Family, Role, fitting, fitting_data, register, registry
+from pyro_vae.families.grey import DiscretizedLogistic
 from pyro_vae.families.hyperbolic import HyperbolicNormal
 from pyro_vae.families.interval import (
     Beta,
@@ -27,6 +34,7 @@ from pyro_vae.families.interval import (
 )
 from pyro_vae.families.mixture import Mixture
 from pyro_vae.families.multivariate import FullNormal, LowRankNormal, MultivariateStudentT
+from pyro_vae.families.ordinal import Ordinal
 from pyro_vae.families.parameters import Parameter
 from pyro_vae.families.positive import (
     Exponential,
@@ -63,6 +71,7 @@ __all__ = [
     "CircularUniform",
     "ContinuousBernoulli",
     "Dirichlet",
+    "DiscretizedLogistic",
     "Exponential",
     "Family",
     "Flow",
@@ -82,8 +91,10 @@ __all__ = [
     "LowRankNormal",
     "Mixture",
     "MultivariateStudentT",
+    "NegativeBinomial",
     "Normal",
     "OneHotCategorical",
+    "Ordinal",
     "Parameter",
     "Poisson",
     "PowerSpherical",
@@ -107,7 +118,9 @@ __all__ = [
     "VonMises",
     "VonMisesFisher",
     "Weibull",
+    "WithOffset",
     "WrappedNormal",
+    "ZeroInflatedNegativeBinomial",
     "fitting",
     "fitting_data",
     "register",

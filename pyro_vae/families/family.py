@@ -26,7 +26,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.families.parameters import Parameter
 from pyro_vae.registry import Registry, nearest
-from pyro_vae.supports import lies_within
+from pyro_vae.supports import data_support, lies_within
 
 Role = Literal["prior", "guide", "likelihood"]
 State = Literal["fixed", "learnable", "amortized"]
@@ -34,6 +34,9 @@ State = Literal["fixed", "learnable", "amortized"]
 # small beside the usual 1 / sqrt(C): predictions start near the standard member, yet
 # gradients reach whatever lies below the head from the first step
 HEAD_SCALE = 0.1
+
+# beyond it whole numbers are counts, and nobody means classes
+_MOST_CLASSES = 1024
 
 registry: Registry[type[Family]] = Registry("family")
 register = registry.register
@@ -170,6 +173,31 @@ class Family(nn.Module):
         """
         free = "guide" in cls.roles or any(not p.structural for p in cls.spec.values())
         return ("fixed", "learnable", "amortized") if free else ("fixed",)
+
+    @classmethod
+    def options_for(cls, x: Tensor) -> dict[str, Any]:
+        """Return options with which members hold data: as many classes or levels as there are.
+
+        Arguments:
+            x: Data, with shape `(batch, *event_shape)`.
+
+        Example:
+            >>> from pyro_vae import families as fam
+            >>> fam.Categorical.options_for(torch.tensor([[0.0, 6.0]]))
+            {'categories': 7}
+        """
+        options: dict[str, Any] = dict(cls.example_options)
+        for name in ("categories", "levels"):
+            if name in options:
+                options[name] = max(2, 1 + int(x.max()))
+        return options
+
+    def scaling(self) -> tuple[nn.Module, ...]:
+        """Return layers, to put before an encoder, that bring such data to the size of 1.
+
+        Nothing, unless a likelihood is of data of another size: counts, grey levels.
+        """
+        return ()
 
     @classmethod
     def fits(cls, support: Constraint) -> bool:
@@ -426,9 +454,15 @@ def fitting_data(x: Tensor) -> list[str]:
     """
     likelihoods = [cls for cls in registry.values() if "likelihood" in cls.roles]
     events = x if x.dim() > 1 else x.unsqueeze(-1)
-    shape = tuple(events.shape[1:])
-    fit = [c for c in likelihoods if bool(c.example(shape).support.check(events).all())]
-    return sorted(c.__name__ for c in fit)
+    return sorted(cls.__name__ for cls in likelihoods if _holds(cls, events))
+
+
+def _holds(cls: type[Family], x: Tensor) -> bool:
+    options = dict(cls.example_options)
+    if bool((x == x.round()).all()) and 0 <= float(x.max()) < _MOST_CLASSES:
+        options = cls.options_for(x)
+    d = cls(tuple(x.shape[1:]), **options)()
+    return bool(data_support(d).check(x).all())
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

@@ -32,13 +32,15 @@ class Beta(Family):
     """Independent Betas: p(z_i) proportional to z_i^(a - 1) (1 - z_i)^(b - 1).
 
     a = concentration1, b = concentration0. The standard member is Beta(1, 1), the uniform
-    distribution.
+    distribution. As a likelihood it is for shares strictly between 0 and 1: at the ends its
+    density is 0 or infinite, and data there are refused.
 
     Example:
         >>> Beta(2, concentration1=2.0, concentration0=1.0)().mean
         tensor([0.6667, 0.6667])
     """
 
+    roles: ClassVar[frozenset[Role]] = frozenset({"prior", "guide", "likelihood"})
     spec = _CONCENTRATIONS
 
     def distribution(self, concentration1: Tensor, concentration0: Tensor) -> TorchDistribution:

@@ -8,7 +8,7 @@ head would never receive a gradient. Ours reads the triangle alone.
 
 from __future__ import annotations
 
-__all__ = ["FINITE_VARIANCE", "Parameter", "TriangleToCholesky", "transform_for"]
+__all__ = ["FINITE_VARIANCE", "SPACED", "Parameter", "TriangleToCholesky", "transform_for"]
 
 import math
 from collections.abc import Callable
@@ -23,6 +23,21 @@ from torch.nn.functional import softplus
 
 FINITE_VARIANCE = constraints.greater_than(2.001)
 """Degrees of freedom above 2, with a margin, for in float32 2 + exp(-17) is 2."""
+
+
+_GAP = 1e-4
+
+
+class _Spaced(type(constraints.ordered_vector)):
+    """Increasing numbers that do not run into each other."""
+
+    def check(self, value: Tensor) -> Tensor:
+        # half of it, for differences of floats are rounded
+        return (value.diff(dim=-1) > _GAP / 2).all(-1)
+
+
+SPACED = _Spaced()
+"""Increasing numbers at least 1e-4 apart: in float32, 10 + exp(-17) is 10."""
 
 
 class Parameter(NamedTuple):
@@ -108,8 +123,34 @@ class TriangleToCholesky(Transform):
         return (*shape[:-2], shape[-1] * (shape[-1] + 1) // 2)
 
 
+class ToSpaced(Transform):
+    """Numbers y_0 = x_0, y_k = y_(k-1) + 1e-4 + softplus(x_k), increasing, of any real x.
+
+    Example:
+        >>> ToSpaced()(torch.zeros(3))
+        tensor([0.0000, 0.6932, 1.3865])
+    """
+
+    domain = constraints.real_vector
+    codomain = SPACED
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ToSpaced)
+
+    def _call(self, x: Tensor) -> Tensor:
+        steps = torch.cat([x[..., :1], _GAP + softplus(x[..., 1:])], -1)
+        return steps.cumsum(-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        steps = y.diff(dim=-1) - _GAP
+        return torch.cat([y[..., :1], steps + torch.log(-torch.expm1(-steps))], -1)
+
+
 def transform_for(constraint: Constraint) -> Transform:
     """Return the bijection that carries unconstrained numbers to `constraint`."""
     if type(constraint) is type(constraints.lower_cholesky):
         return TriangleToCholesky()
+    if constraint is SPACED:
+        return ToSpaced()
     return transform_to(constraint)

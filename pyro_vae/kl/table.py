@@ -63,6 +63,7 @@ _TWINS: dict[type, type] = {
     own.Beta: td.Beta,
     own.ContinuousBernoulli: td.ContinuousBernoulli,
     own.Dirichlet: td.Dirichlet,
+    own.Poisson: td.Poisson,
     own.Kumaraswamy: td.Kumaraswamy,
     own.LogisticNormal: td.LogisticNormal,
     own.Uniform: td.Uniform,

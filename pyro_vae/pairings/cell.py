@@ -101,14 +101,15 @@ def build(
         data: Training data, with shape `(n, *event_shape)`; zeros stand for them if a state dict
             is to be loaded.
     """
+    scaling = likelihood(event_shape, 0).scaling()
     if isinstance(prior, OfEncoder):
         q = guide(settings.latent, settings.hidden, None)
-        encoder = nn.Sequential(MLP(event_shape, settings.hidden), q)
+        encoder = nn.Sequential(*scaling, MLP(event_shape, settings.hidden), q)
         p = prior.make(encoder, _rows(data, event_shape, settings.components))
     else:
         p = prior(settings.latent, 0, None)
         q = guide(settings.latent, settings.hidden, p)
-        encoder = nn.Sequential(MLP(event_shape, settings.hidden), q)
+        encoder = nn.Sequential(*scaling, MLP(event_shape, settings.hidden), q)
     draw = p.event_shape if hasattr(p, "event_shape") else p().event_shape
     decoder = nn.Sequential(MLP(draw, settings.hidden), likelihood(event_shape, settings.hidden))
     return VAE(prior=p, encoder=encoder, decoder=decoder).to(settings.device)

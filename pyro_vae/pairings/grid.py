@@ -305,9 +305,7 @@ def likelihood_options(name: str, train: Tensor, held_out: Tensor) -> dict[str, 
             f"{tuple(train.shape)}; all but the first dimension must be equal."
         )
     cls = fam.registry[name]
-    options: dict[str, Any] = dict(cls.example_options)
-    if "categories" in options:
-        options["categories"] = 1 + int(max(train.max(), held_out.max()))
+    options = cls.options_for(max(train, held_out, key=lambda x: float(x.max())))
     d = cls(tuple(train.shape[1:]), **options)()
     check_support(train, d, None)
     check_support(held_out, d, None)

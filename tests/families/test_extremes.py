@@ -14,7 +14,9 @@ DRAWS = 100
 # keeps its standard value
 RANGES = {
     "loc": (-50.0, 50.0),
+    "predictor": (-50.0, 50.0),
     "logits": (-50.0, 50.0),
+    "gate_logits": (-50.0, 50.0),
     "scale": (1e-6, 1e6),
     "scale_tril": (1e-6, 1e6),
     "cov_factor": (1e-3, 1e3),

@@ -94,7 +94,7 @@ def total_mass(d, support):
     if space.kind == "one_hot":
         return d.log_prob(torch.eye(d.event_shape[-1]).unsqueeze(-2)).exp().sum()
     if space.kind == "integer":
-        values = torch.arange(space.lower, min(space.upper, 500.0) + 1)
+        values = torch.arange(space.lower, min(space.upper, 20_000.0) + 1)
         return d.log_prob(values.unsqueeze(-1)).exp().sum()
     if space.kind == "sphere":
         angle = torch.linspace(0, 2 * math.pi, 4001)[:-1]

@@ -25,6 +25,7 @@ from pyro_vae.families.interval import (
 )
 from pyro_vae.families.multivariate import FullNormal, LowRankNormal, MultivariateStudentT
 from pyro_vae.families.parameters import Parameter
+from pyro_vae.families.pixels import PerPixel
 from pyro_vae.families.positive import (
     Exponential,
     Gamma,
@@ -75,6 +76,7 @@ __all__ = [
     "Normal",
     "OneHotCategorical",
     "Parameter",
+    "PerPixel",
     "Poisson",
     "PowerSpherical",
     "ProjectedNormal",

@@ -3,6 +3,7 @@
 from pyro_vae import datasets, diagnostics, families, infer, kl, networks, plots, saved
 from pyro_vae.comparison import compare
 from pyro_vae.diagnostics import diagnose
+from pyro_vae.hierarchical import HierarchicalVAE
 from pyro_vae.imputation import impute
 from pyro_vae.inference_data import to_arviz
 from pyro_vae.pairings import compare_pairings
@@ -11,6 +12,7 @@ from pyro_vae.vae import VAE
 
 __all__ = [
     "VAE",
+    "HierarchicalVAE",
     "compare",
     "compare_pairings",
     "datasets",

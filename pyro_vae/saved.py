@@ -113,7 +113,7 @@ def save(folder: str | Path, vae: VAE, recipe: Recipe) -> Path:
         The folder.
 
     Raises:
-        ValueError: If the VAE is not one of this recipe.
+        ValueError: If the VAE is not one of this recipe, or of a class of its own.
 
     Example:
         >>> import tempfile
@@ -123,6 +123,11 @@ def save(folder: str | Path, vae: VAE, recipe: Recipe) -> Path:
         ...     load(folder)[1] == recipe
         True
     """
+    if type(vae) is not VAE:
+        raise ValueError(
+            f"a recipe makes a VAE, not a {type(vae).__name__}; save its weights by "
+            "torch.save(vae.state_dict(), path), and build it anew before loading them."
+        )
     state = {name: value.detach().cpu() for name, value in vae.state_dict().items()}
     _check_state(state, _like(recipe).state_dict(), "this VAE is not one of its recipe")
     folder = Path(folder).expanduser()

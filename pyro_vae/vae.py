@@ -15,7 +15,7 @@ __all__ = ["VAE"]
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import pyro
@@ -41,6 +41,8 @@ class Conditional(Protocol):
 
 
 Sites: TypeAlias = Mapping[str, Conditional]
+# a draw, and the number of its event dimensions
+Latent: TypeAlias = tuple[Tensor, int]
 
 _numbers = itertools.count()
 
@@ -104,13 +106,26 @@ class VAE(nn.Module):
                 f"prior and encoder must have the same latent sites in the same order, but have "
                 f"{list(priors)} and {list(encoders)}."
             )
+        self._make(Model, Guide, priors, encoders, decoder, data_size, name)
+
+    def _make(
+        self,
+        model: Callable[..., Model],
+        guide: Callable[..., Guide],
+        priors: Sites,
+        encoders: Sites,
+        decoder: Conditional,
+        data_size: int | None,
+        name: str | None,
+    ) -> None:
+        """Make the two halves, by their classes, once what they hold goes together."""
         _check_visible({**{f"prior {k!r}": v for k, v in priors.items()}, "decoder": decoder})
         _check_visible({f"encoder {k!r}": v for k, v in encoders.items()})
         pairing = _Pairing(priors, encoders)
         name, fixed = name or f"vae{next(_numbers)}", name is not None
         fill = _fill(decoder)
-        self.model = Model(priors, decoder, pairing, data_size, fill, name, fixed)
-        self.guide = Guide(encoders, pairing, data_size, fill, name, fixed)
+        self.model = model(priors, decoder, pairing, data_size, fill, name, fixed)
+        self.guide = guide(encoders, pairing, data_size, fill, name, fixed)
         self.model.aliases = _aliases(self.model, self.guide)
 
     @property
@@ -194,17 +209,32 @@ class Model(_Half):
         like = x if x is not None else y
         device = like.device if like is not None else _device(self)
         with self._plate(count, device):
-            latents = [self._latent(name, p, y) for name, p in self.prior.items()]
-            z, batch = _joined(latents)
-            likelihood = self.decoder(_conditioned(z, batch, y))
+            z, batch = joined(self._seen(self._latents(y)))
+            likelihood = self.decoder(conditioned(z, batch, y))
             check_likelihood(likelihood, batch, x)
             if x is not None:
                 x = check_support(x, likelihood, mask)
                 likelihood = likelihood if mask is None else masked(likelihood, mask)
             return pyro.sample("x", likelihood, obs=x)
 
-    def _latent(self, name: str, prior: Conditional, y: Tensor | None) -> tuple[Tensor, int]:
-        p = _distribution(_prior(prior, y, name), f"prior {name!r}")
+    def _latents(self, y: Tensor | None) -> list[Latent]:
+        """The draws of all sites."""
+        return [self._draw(name, self._top(p, y, name)) for name, p in self.prior.items()]
+
+    def _top(self, prior: Conditional, y: Tensor | None, name: str) -> Any:
+        """p(z), or p(z|y) if the prior is one that looks at something."""
+        if not (isinstance(prior, nn.Sequential) or getattr(prior, "context", 0)):
+            return prior()
+        if y is None:
+            raise ValueError(f"prior {name!r} is conditional; pass what it looks at as y=.")
+        return prior(y)
+
+    def _seen(self, latents: list[Latent]) -> list[Latent]:
+        """Those that the decoder sees."""
+        return latents
+
+    def _draw(self, name: str, returned: Any) -> Latent:
+        p = _distribution(returned, f"prior {name!r}")
         self.pairing.check(name, p)
         z = pyro.sample(name, p)
         self.pairing.check_draw(name, p, z)
@@ -248,23 +278,29 @@ class Guide(_Half):
             )
         x = observed(x, mask, self.fill)
         with self._plate(len(x), x.device):
-            return {name: self._latent(name, q, x, y) for name, q in self.encoder.items()}
+            return self._latents(x, y)
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The names of the latent sites."""
         return self.encoder.names
 
-    def _latent(self, name: str, encoder: Conditional, x: Tensor, y: Tensor | None) -> Tensor:
-        q = _distribution(encoder(_conditioned(x, x.shape[:1], y)), f"encoder {name!r}")
-        if q.batch_shape not in ((), (1,), (len(x),)):
+    def _latents(self, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+        """The draws of all sites, by name."""
+        batch = x.shape[:1]
+        seen = conditioned(x, batch, y)
+        return {n: self._draw(n, q(seen), batch)[0] for n, q in self.encoder.items()}
+
+    def _draw(self, name: str, returned: Any, batch: torch.Size) -> Latent:
+        q = _distribution(returned, f"encoder {name!r}")
+        if q.batch_shape not in ((), (1,), batch[-1:], batch):
             raise ValueError(
                 f"encoder {name!r} returned a {type(q).__name__} with batch shape "
-                f"{tuple(q.batch_shape)} and event shape {tuple(q.event_shape)} for {len(x)} "
-                f"data; the batch shape must be ({len(x)},). Is .to_event(1) missing?"
+                f"{tuple(q.batch_shape)} and event shape {tuple(q.event_shape)} for {batch[-1]} "
+                f"data; the batch shape must be {tuple(batch)}. Is .to_event(1) missing?"
             )
         self.pairing.see(name, q)
-        return pyro.sample(name, q)
+        return pyro.sample(name, q), len(q.event_shape)
 
 
 class _Conditionals(nn.Module):
@@ -334,15 +370,6 @@ def _side(d: TorchDistribution) -> Side:
     return Side(type(base).__name__, d.support, tuple(d.event_shape))  # type: ignore[arg-type]
 
 
-def _prior(prior: Conditional, y: Tensor | None, name: str) -> Any:
-    """p(z), or p(z|y) if the prior is one that looks at something."""
-    if not (isinstance(prior, nn.Sequential) or getattr(prior, "context", 0)):
-        return prior()
-    if y is None:
-        raise ValueError(f"prior {name!r} is conditional; pass what it looks at as y=.")
-    return prior(y)
-
-
 def _fill(decoder: Conditional) -> float:
     """What stands in for masked entries of x: legal data, where the likelihood is known."""
     family = _family(decoder)
@@ -390,7 +417,7 @@ def _aliases(model: Model, guide: Guide) -> dict[str, dict[str, str]]:
     }
 
 
-def _joined(latents: list[tuple[Tensor, int]]) -> tuple[Tensor, torch.Size]:
+def joined(latents: list[Latent]) -> tuple[Tensor, torch.Size]:
     """One site as it is, several flattened side by side; and the batch shape they share."""
     shapes = [z.shape[: z.dim() - event_dim] for z, event_dim in latents]
     if len(latents) == 1:
@@ -403,7 +430,7 @@ def _joined(latents: list[tuple[Tensor, int]]) -> tuple[Tensor, torch.Size]:
     return torch.cat(flat, dim=-1), batch
 
 
-def _conditioned(value: Tensor, batch: torch.Size, y: Tensor | None) -> Tensor:
+def conditioned(value: Tensor, batch: torch.Size, y: Tensor | None) -> Tensor:
     """The value itself, or flattened beside y if y is given."""
     if y is None:
         return value

@@ -23,7 +23,7 @@ FLOORS = [
     ],
     ["kl"],
     ["families"],
-    ["observations", "vae"],
+    ["observations", "vae", "hierarchical"],
     ["infer"],
     ["diagnostics"],
     ["inference_data", "plots"],
@@ -40,6 +40,7 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in room
 # within a floor: what is registered needs the registry, a VAE looks at its data
 SIDEWAYS = {(room, "registry") for room in FLOORS[0]} | {
     ("vae", "observations"),
+    ("hierarchical", "vae"),
     ("__main__", "cli"),
 }
 
@@ -51,7 +52,9 @@ NEVER = {
     ("families", "kl"): "a family does not know what a KL is",
     ("vae", "kl"): "the heart depends on Pyro, supports and the families alone",
     ("observations", "kl"): "the heart depends on Pyro, supports and the families alone",
+    ("hierarchical", "kl"): "the heart depends on Pyro, supports and the families alone",
     ("diagnostics", "vae"): "diagnostics take any model and guide",
+    ("diagnostics", "hierarchical"): "diagnostics take any model and guide",
     ("diagnostics", "observations"): "diagnostics take any model and guide",
 }
 

@@ -21,7 +21,6 @@ from pyro_vae.families.discrete import (
 from pyro_vae.families.family import Family, Role, State, fitting, fitting_data, register, registry
 from pyro_vae.families.flow import MAF, NCSF, NSF, RealNVP
 from pyro_vae.families.flow_carried import Flow, Pushed
-from pyro_vae.families.family import Family, Role, fitting, fitting_data, register, registry
 from pyro_vae.families.grey import DiscretizedLogistic
 from pyro_vae.families.hyperbolic import HyperbolicNormal
 from pyro_vae.families.interval import (
@@ -36,6 +35,7 @@ from pyro_vae.families.mixture import Mixture
 from pyro_vae.families.multivariate import FullNormal, LowRankNormal, MultivariateStudentT
 from pyro_vae.families.ordinal import Ordinal
 from pyro_vae.families.parameters import Parameter
+from pyro_vae.families.pixels import PerPixel
 from pyro_vae.families.positive import (
     Exponential,
     Gamma,
@@ -96,6 +96,7 @@ __all__ = [
     "OneHotCategorical",
     "Ordinal",
     "Parameter",
+    "PerPixel",
     "Poisson",
     "PowerSpherical",
     "Product",

@@ -4,6 +4,7 @@ from pyro_vae.infer.bound import Bound
 from pyro_vae.infer.capturing import CapturedELBO, GraphInfo, NotCapturable, capture
 from pyro_vae.infer.exact_kl import TraceExactKL_ELBO
 from pyro_vae.infer.iwae import TraceIWAE_ELBO
+from pyro_vae.infer.programs import enumerated, given
 from pyro_vae.infer.stl import TraceSTL_ELBO
 from pyro_vae.infer.terms import SiteRoute
 
@@ -17,4 +18,6 @@ __all__ = [
     "TraceIWAE_ELBO",
     "TraceSTL_ELBO",
     "capture",
+    "enumerated",
+    "given",
 ]

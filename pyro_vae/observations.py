@@ -17,6 +17,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_vae.checks import require
+from pyro_vae.distributions import MixtureSameFamily
 from pyro_vae.families import fitting_data
 from pyro_vae.supports import data_support, legal_point, space_of
 
@@ -62,6 +63,12 @@ def masked(likelihood: TorchDistribution, mask: Tensor) -> TorchDistribution:
     """
     if mask.dim() <= 1:
         return likelihood.mask(mask)
+    event_dim = len(likelihood.event_shape)
+    if isinstance(likelihood, MixtureSameFamily):
+        # what was not observed drops out of each component, and so out of their mixture
+        beside = mask.unsqueeze(-1 - event_dim) if mask.dim() > event_dim else mask
+        component = masked(likelihood.component_distribution, beside)
+        return MixtureSameFamily(likelihood.mixture_distribution, component)
     base: Any = likelihood
     while isinstance(base, dist.Independent):
         base = base.base_dist
@@ -70,7 +77,7 @@ def masked(likelihood: TorchDistribution, mask: Tensor) -> TorchDistribution:
             f"a {type(base).__name__} likelihood does not factorise over entries, so single "
             "entries cannot be masked; mask whole data points (a mask of shape (batch,))."
         )
-    return base.mask(mask).to_event(len(likelihood.event_shape))
+    return base.mask(mask).to_event(event_dim)
 
 
 def check_likelihood(likelihood: Any, batch: torch.Size, x: Tensor | None) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from pyro_vae import VAE
 from pyro_vae import families as fam
+from pyro_vae.observations import masked
 
 PIXELS = 6
 ELEMENTS = torch.rand(10, PIXELS, generator=torch.Generator().manual_seed(1)) > 0.3
@@ -128,6 +129,18 @@ def test_family_of_a_joint_likelihood_masked_by_rows():
     before = copies(vae)
     svi(vae, Trace_ELBO()).step(x, mask=ROWS)
     assert not unmoved(vae, before)
+
+
+@pytest.mark.parametrize("mask", [ELEMENTS, ELEMENTS[:1]], ids=["elements", "pixels"])
+def test_entries_of_a_mixture_that_are_masked_are_integrated_out(mask):
+    mixture = fam.Mixture(PIXELS, context=4, components=3)(torch.randn(10, 4))
+    x = mixture.sample()
+    found = masked(mixture, mask).log_prob(x)
+    choice, parts = mixture.mixture_distribution, mixture.component_distribution.base_dist
+    for row in range(10):
+        seen = mask.expand(10, PIXELS)[row]
+        each = parts.log_prob(x.unsqueeze(-2))[row][:, seen].sum(-1)
+        torch.testing.assert_close(found[row], (choice.logits[row] + each).logsumexp(-1))
 
 
 def test_joint_likelihood_cannot_be_masked_by_elements():

@@ -52,20 +52,22 @@ PAIRS = [(q, p) for q in with_role("guide") for p in with_role("prior")]
 ADMISSIBLE = [pair for pair in PAIRS if fits(*pair)]
 
 
-def is_flow(name):
-    return issubclass(registry[name], fam.Flow)
+def is_one_of(name, *classes):
+    return issubclass(registry[name], classes)
 
 
 def without_repetition():
-    """The admissible pairs, but of the guides of one support one alone beside a prior flow.
+    """The admissible pairs, but of the guides of one support one alone beside a composed prior.
 
-    A flow's density has no form in which the guide's would matter: the KL is sampled at draws,
-    of which the prior knows no more than where they lie. A guide flow stands beside every prior.
+    The density of a flow or a mixture has no form in which the guide's would matter: the KL is
+    sampled at draws, of which the prior knows no more than where they lie. A guide flow stands
+    beside every prior.
     """
     seen = set()
     for q, p in ADMISSIBLE:
         where = str(space_of(guide_of(q).support)), p
-        if is_flow(p) and not is_flow(q):
+        composed = is_one_of(p, fam.Flow, fam.Mixture, fam.VampPrior)
+        if composed and not is_one_of(q, fam.Flow):
             if where in seen:
                 continue
             seen.add(where)

@@ -146,10 +146,11 @@ def test_exact_kl_elbo_samples_it_and_says_so():
         TraceExactKL_ELBO(strict=True).loss(vae.model, vae.guide, x)
 
 
-def test_single_entries_of_a_joint_likelihood_cannot_be_masked():
-    vae = small_vae(likelihood=fam.Mixture(3, context=8, components=2))
+def test_single_entries_of_joint_components_cannot_be_masked():
+    joint = fam.Mixture(3, context=8, components=2, family=fam.FullNormal)
+    vae = small_vae(likelihood=joint)
     x, mask = torch.randn(5, 3), torch.ones(5, 3, dtype=torch.bool)
-    with pytest.raises(ValueError, match="MixtureSameFamily likelihood does not factorise"):
+    with pytest.raises(ValueError, match="MultivariateNormal likelihood does not factorise"):
         vae.model(x, mask=mask)
     vae.model(x, mask=mask[:, 0])
 

@@ -196,10 +196,11 @@ def _check_family(family: Any) -> None:
         raise TypeError(
             "Mixture: a mixture of mixtures is a mixture; give it the total number of components."
         )
-    if family.distribution is Family.distribution:
+    # what a flow or a carried guide makes of its parameters is not `distribution` alone
+    if family.distribution is Family.distribution or family.forward is not Family.forward:
         raise TypeError(
-            f"Mixture: {family.__name__} is not described by parameters of its own, of which "
-            "each component could have others."
+            f"Mixture: {family.__name__} is not described by the parameters of its spec alone, "
+            "of which each component could have others."
         )
     free = [name for name, p in family.spec.items() if name not in getattr(family, "ends", {})]
     if not free:

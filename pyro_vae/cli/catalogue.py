@@ -65,6 +65,4 @@ def _text(name: str) -> str:
 def _space(name: str) -> str:
     if name == "transported":
         return "the prior's"
-    if fam.registry[name].available():
-        return "?"
-    return space_of(fam.registry[name].example().support).name
+    return space_of(fam.registry[name].where()).name

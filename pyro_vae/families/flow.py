@@ -43,7 +43,6 @@ from pyro_vae.families.flow_networks import (
 )
 from pyro_vae.families.parameters import Parameter
 from pyro_vae.registry import nearest
-from pyro_vae.supports import lies_within
 
 
 class _Standard(Flow):
@@ -82,9 +81,9 @@ class _Standard(Flow):
         return constraints.independent(self.elements, len(self.features))
 
     @classmethod
-    def fits(cls, support: Constraint) -> bool:
-        """Say whether members put all their mass within `support`; zuko is not asked."""
-        return bool(lies_within(constraints.independent(cls.elements, 1), support))
+    def where(cls) -> Constraint:
+        """Return the support of the members; zuko is not asked."""
+        return constraints.independent(cls.elements, 1)
 
     @classmethod
     def example(

@@ -134,7 +134,7 @@ def absent(role: fam.Role) -> dict[str, str]:
 
 def _place(name: str) -> int:
     """The place of a family's space: neighbours on a table live on one space."""
-    space = space_of(fam.registry[name].example().support).name
+    space = space_of(fam.registry[name].where()).name
     if name == CARRIED:
         return len(SPACES) + 1
     return SPACES.index(space) if space in SPACES else len(SPACES)
@@ -166,7 +166,7 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory:
     if "categories" in options:
         options["categories"] = categories
     extra: dict[str, Any] = {**options, **({"learnable": True} if learnable else {})}
-    groups = space_of(cls.example().support).kind == "simplex" and "categories" not in options
+    groups = space_of(cls.where()).kind == "simplex" and "categories" not in options
 
     def made(features: int, context: int, prior: Any) -> Any:
         return cls((features, categories) if groups else features, context, **extra)

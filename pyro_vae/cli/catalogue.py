@@ -64,8 +64,4 @@ def _text(name: str) -> str:
 
 def _space(name: str) -> str:
     elsewhere = {"transported": "the prior's", "vamp_prior": "the guide's"}
-    if name in elsewhere:
-        return elsewhere[name]
-    if fam.registry[name].available():
-        return "?"
-    return space_of(fam.registry[name].example().support).name
+    return elsewhere.get(name) or space_of(fam.registry[name].where()).name

@@ -56,7 +56,7 @@ def _judge(table: xr.Dataset) -> list[Finding]:
         advice = "a larger encoder, or longer training of it; a richer family gains less."
         findings.append(Finding("care", f"{numbers}.", advice))
     else:
-        advice = "a richer family (fam.FullNormal, a flow); a larger encoder gains less."
+        advice = "a richer family (fam.FullNormal, fam.NSF); a larger encoder gains less."
         findings.append(Finding("care", f"{numbers}.", advice))
     drift, error = attrs["refinement_drift_mean"], attrs["refinement_drift_mean_std_error"]
     if drift > max(0.1 * NOTABLE, 3 * error):
@@ -106,7 +106,8 @@ def gaps(
 
     Arguments:
         model: A Pyro model with a plate over data, called as `model(*args, **kwargs)`.
-        guide: Its guide. Its sites may not depend on one another, nor be those of a flow.
+        guide: Its guide. Its sites may not depend on one another. A flow that looks at a context
+            is refined at its context, and its networks are held.
         *args: Positional arguments of both, the data first.
         num_samples: S, the number of draws for each datum by which ELBOs are evaluated.
         max_data: How many data to take, by lot; None for all. (A guide that holds parameters

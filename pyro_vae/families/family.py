@@ -202,7 +202,12 @@ class Family(nn.Module):
     @classmethod
     def fits(cls, support: Constraint) -> bool:
         """Say whether members put all their mass within `support`."""
-        return bool(lies_within(_support_of(cls), support))
+        return bool(lies_within(cls.where(), support))
+
+    @classmethod
+    def where(cls) -> Constraint:
+        """Return the support of the members, over the shape of a draw of `example`."""
+        return _support_of(cls)
 
     @classmethod
     def available(cls) -> str:

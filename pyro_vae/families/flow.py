@@ -6,6 +6,14 @@ and scale follow it (an amortized guide, which holds the amortized Normal and st
 `learnable=True` trains them as constants (a prior). A flow starts as the standard member, N(0, I)
 or the uniform distribution: the last layer of its networks is zero.
 
+An autoregressive flow has a fast direction, of one pass, and a slow one, of as many passes as
+there are features. A guide is drawn from and scored at its own draws, a prior is scored at draws
+of others, so `inverse` makes draws fast where there is a context and densities where there is
+none. In the other direction a step (three layers of 64 and 64 units, 128 data, one core) takes 7
+(NSF) to 10 (MAF) times as long at 8 features, and 40 to 80 times at 32. Path-only gradients
+(`TraceSTL_ELBO`, DReG) and some diagnostics score a guide at given points, the slow direction of
+an inverse flow: there `passes=2` takes an eighth of the time at 32 features, and RealNVP less.
+
 The networks are zuko's, which is needed to build a flow and not to import this module.
 """
 
@@ -43,7 +51,6 @@ from pyro_vae.families.flow_networks import (
 )
 from pyro_vae.families.parameters import Parameter
 from pyro_vae.registry import nearest
-from pyro_vae.supports import lies_within
 
 
 class _Standard(Flow):
@@ -82,9 +89,9 @@ class _Standard(Flow):
         return constraints.independent(self.elements, len(self.features))
 
     @classmethod
-    def fits(cls, support: Constraint) -> bool:
-        """Say whether members put all their mass within `support`; zuko is not asked."""
-        return bool(lies_within(constraints.independent(cls.elements, 1), support))
+    def where(cls) -> Constraint:
+        """Return the support of the members; zuko is not asked."""
+        return constraints.independent(cls.elements, 1)
 
     @classmethod
     def example(

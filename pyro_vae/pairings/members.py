@@ -176,7 +176,7 @@ def _place(name: str) -> int:
     """The place of a family's space: neighbours on a table live on one space."""
     if name in (CARRIED, SHARED):
         return len(SPACES) + 1
-    space = space_of(fam.registry[name].example().support).name
+    space = space_of(fam.registry[name].where()).name
     return SPACES.index(space) if space in SPACES else len(SPACES)
 
 
@@ -212,7 +212,7 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory | OfEncoder:
         options["categories"] = categories
     if "components" in options:
         options["components"] = COMPONENTS
-    groups = space_of(cls.example().support).kind == "simplex" and "categories" not in options
+    groups = space_of(cls.where()).kind == "simplex" and "categories" not in options
 
     def made(features: int, context: int, prior: Any) -> Any:
         shape = (features, categories) if groups else features

@@ -13,6 +13,7 @@ from linear import BIASED, EXACT, MEAN_FIELD, NARROW, ORACLE, Gaussian, data, mo
 from test_engine import digest, plain_guide, untidy
 from torch import nn
 
+from pyro_vae import families as fam
 from pyro_vae.diagnostics import NotApplicable, ais, diagnose, gaps
 from pyro_vae.diagnostics.free_family import STRUCTURAL, FreeFamily
 from pyro_vae.families import registry
@@ -57,6 +58,54 @@ def test_both_gaps_of_mean_field_guides(guide):
     # what must be caught is caught, and what is not there is not found
     mean, error = (found.attrs[f"amortisation_gap_mean{e}"] for e in ("", "_std_error"))
     assert (mean > 10 * error) == (guide is not MEAN_FIELD)
+
+
+def flow_guide(cls, **options):
+    """A flow of small networks that looks at what a linear encoder makes of x."""
+    encoder = nn.Linear(ORACLE.weight.shape[0], 8).to(F64)
+    flow = cls(2, context=8, transforms=1, hidden_features=8, **options).to(F64)
+    with torch.no_grad():
+        flow.head.weight.mul_(10)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", flow(encoder(x)))
+
+    return guide, flow
+
+
+def test_a_flow_is_refined_at_its_context():
+    """Whose networks do nothing yet: its best member is the best mean-field Normal."""
+    x = data(20)
+    guide, flow = flow_guide(fam.RealNVP)
+    found = gaps(model, guide, x, **QUICK | {"refine_steps": 300})
+    assert found.attrs["gaps_freed"] == ["z: context"]
+    assert agree(found.refined_elbo, MEAN_FIELD.elbo(x), found.refined_elbo_std_error, 0.01)
+    assert found.attrs["amortisation_gap_mean"] > 0.1
+    assert all(p.grad is None for p in flow.parameters())
+    # once they do, each member is another one, and what is refined is not worse
+    with torch.no_grad():
+        for p in flow.flow.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    found = gaps(model, guide, x, **QUICK | {"refine_steps": 50})
+    assert float(found.amortisation_gap.min()) > -3 * float(found.amortisation_gap_std_error.max())
+
+
+def test_a_flow_that_looks_at_nothing_is_refined_at_its_base():
+    prior = fam.MAF(2, learnable=True, hidden_features=8)
+    family = FreeFamily.of(prior().expand((5,)), "z")
+    assert set(family.start) == {"loc", "scale"}
+    assert all(u.shape == (5, 2) for u in family.start.values())
+    pushed = fam.Pushed(fam.FullNormal(2, context=4), through=prior)
+    assert set(FreeFamily.of(pushed(torch.randn(5, 4)), "z").start) == {"loc", "scale_tril"}
+
+
+def test_a_flow_of_unknown_origin_is_refused():
+    made = fam.NSF(2, context=4)(torch.randn(5, 4))
+    (carry,) = made.transforms
+    carry.source = None
+    with pytest.raises(ValueError, match=r"Flow, cannot be freed: which module makes it of a con"):
+        FreeFamily.of(made, "z")
 
 
 @pytest.mark.parametrize("guide", [OFF, BIASED, EXACT])

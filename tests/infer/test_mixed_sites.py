@@ -270,13 +270,13 @@ def test_mixed_sites_are_diagnosed_and_exported():
     off = float(told.elbo.mean()) - elbo.mean().item()
     assert abs(off) < 4.5 * float((told.elbo_std_error**2).sum() ** 0.5) / len(x)
     assert float(told.psis_log_px.mean()) == pytest.approx(log_p.mean().item(), abs=0.05)
-    data = to_arviz(vae.model, vae.guide, x, num_samples=20)
+    data = to_arviz(vae.model, vae.guide, x, num_samples=200)
     assert {"c", "z"} <= set(data["posterior"].data_vars)
 
 
 def test_chains_move_each_site_in_its_own_way():
     vae, model, x = truth(blur=0.3)
-    found = diagnostics.ais(vae.model, vae.guide, x[:10], progress=False)
+    found = diagnostics.ais(vae.model, vae.guide, x[:10], num_steps=15, progress=False)
     assert "independence Metropolis" in str(found.attrs)
     with torch.no_grad():
         log_p = model.log_marginal(x[:10]).numpy()

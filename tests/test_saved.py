@@ -31,6 +31,8 @@ def change(folder, **values):
     [
         RECIPE,
         saved.Recipe("transported", "beta", "normal", (6,), latent=3, hidden=4, data="x.npy"),
+        saved.Recipe("product", "learnable_product", "bernoulli", (6,), latent=3, hidden=4),
+        saved.Recipe("transported", "von_mises_fisher", "bernoulli", (6,), latent=3, hidden=4),
         saved.Recipe("gamma", "learnable_vamp_prior", "bernoulli", (6,), hidden=4, components=3),
         saved.Recipe("gamma", "learnable_gamma", "poisson", (6,), hidden=4, image_shape=(2, 3)),
         saved.Recipe(

@@ -136,5 +136,7 @@ def _move(fn: Any) -> str:
         base = base.base_dist
     # its support claims to be the line, but it is the circle
     circular = isinstance(base, TorchVonMises | dist.VonMises)
-    flat = space_of(fn.support).kind in ("real", "simplex")
+    space = space_of(fn.support)
+    kinds = {part.space.kind for part in space.parts} or {space.kind}
+    flat = kinds <= {"real", "simplex"}
     return HMC if flat and not circular else INDEPENDENCE

@@ -87,6 +87,8 @@ def space(d: Distribution) -> Space:
     named = _SPACES.get(canonical(type(d)))
     if named is not None:
         return named
+    if same_class(d, td.Independent):
+        return space(_elements(d))
     if same_class(d, td.MixtureSameFamily):
         return _mixed_space(d)
     if same_class(d, td.TransformedDistribution):
@@ -99,12 +101,17 @@ def space(d: Distribution) -> Space:
         support = support.base_constraint
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     if low is None and high is None:
-        return space_of(support)
+        return _numbers(space_of(support))
     return Space(
         "integer" if support.is_discrete else "real",
         -math.inf if low is None else low,
         math.inf if high is None else high,
     )
+
+
+def _numbers(space: Space) -> Space:
+    """An angle counts as a number here, of the interval where its density lives."""
+    return Space("real", -math.pi, math.pi) if space.kind == "circle" else space
 
 
 def _mixed_space(d: Any) -> Space:
@@ -130,9 +137,8 @@ def _mapped_space(d: Any) -> Space:
     if not maps:
         return space(base)
     last = space_of(d.support)
-    # an angle counts as a number here, of the interval where its density lives
     if last.kind not in ("real", "circle") or not elementwise(maps):
-        return last
+        return _numbers(last)
     within = space(_elements(base))
     ends = Ends(End(within.lower, None, None), End(within.upper, None, None))
     mapped = _through(ends, maps) if within.kind == "real" else None

@@ -27,6 +27,7 @@ from pyro.distributions import MultivariateStudentT
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.distributions import Product
 from pyro_vae.kl import statistics, table
 from pyro_vae.kl.parameters import dtype_of
 from pyro_vae.kl.plan import plan
@@ -107,6 +108,9 @@ def _offer_all() -> None:
     # a reduction to the marginals, whatever the elements of the prior
     for q in (td.MultivariateNormal, td.LowRankMultivariateNormal, MultivariateStudentT):
         offer(q, td.Independent)
+    # sums over blocks
+    for q, p in ((Product, Product), (Product, td.Independent), (td.Independent, Product)):
+        offer(q, p)
 
 
 _offer_all()

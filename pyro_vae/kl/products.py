@@ -26,7 +26,7 @@ from pyro_vae.distributions.product import Blockwise, Product
 from pyro_vae.kl.parameters import KNOWN, known
 from pyro_vae.kl.plan import Plan, broadcast, describe, expanded, plan, reduction, unpack
 from pyro_vae.kl.pushforwards import elementwise
-from pyro_vae.kl.table import same_class
+from pyro_vae.kl.table import same_class, source_of
 
 
 @reduction
@@ -36,7 +36,11 @@ def _product(q: Any, p: Any) -> Plan | None:
     if not any(isinstance(d, Product) for d in sides):
         return None
     pairs = _paired(*sides)
-    return None if pairs is None else _summed([plan(a, b) for a, b in pairs], pairs)
+    if pairs is None:
+        return None
+    summed = _summed([plan(a, b) for a, b in pairs], pairs)
+    told = summed.kind == "closed"
+    return summed._replace(source=source_of(q, p, "pyro_vae")) if told else summed
 
 
 def _as_product(d: Any) -> Any:

@@ -3,16 +3,19 @@
 import math
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from builders import WIDTH, small_vae
+from builders import WIDTH, binary, small_vae
 from pyro.distributions import constraints
 from scipy import stats
 from torch.distributions import biject_to, transform_to
 
+from pyro_vae import compare, diagnose, diagnostics, to_arviz
 from pyro_vae import distributions as own
 from pyro_vae import families as fam
+from pyro_vae.diagnostics.moves import moves_of
 from pyro_vae.distributions.product import Blocks
 from pyro_vae.supports import (
     Part,
@@ -231,3 +234,52 @@ def test_a_pair_that_does_not_fit_is_refused_at_its_block():
         small_vae(simplex, fam.Product(fam.Normal(3, context=WIDTH), fam.Dirichlet(2, WIDTH)))
     with pytest.raises(ValueError, match=r"has shape \(4,\), one of the prior Product has shape"):
         small_vae(prior, fam.Normal(4, context=WIDTH))
+
+
+# ------------------------------------------------------------------------------ in use elsewhere
+def small():
+    prior = fam.Product(fam.Normal(2), fam.Gamma(1), fam.VonMisesFisher(3))
+    names = (fam.Normal(2, WIDTH), fam.Gamma(1, WIDTH), fam.VonMisesFisher(3, WIDTH))
+    return small_vae(prior, fam.Product(*names)), binary(20)
+
+
+def test_a_vae_of_products_is_compared_diagnosed_and_exported():
+    vae, x = small()
+    table = compare(vae.model, vae.guide, x, num_particles=50).sel(site="z")
+    assert str(table.kl_route.item()) == "closed"
+    assert str(table.mean_field_route.item()) == "analytic"
+    off = float(table.kl_sampled_total) - float(table.kl_analytic_total)
+    assert abs(off) < 4.5 * float(table.kl_sampled_total_std_error)
+    told = diagnose(
+        vae.model, vae.guide, x, num_samples=200, steps=["pareto_k"], show=False, progress=False
+    )
+    assert bool(np.isfinite(told.khat).all())
+    data = to_arviz(vae.model, vae.guide, x, num_samples=100)
+    assert data["posterior"]["z"].shape == (1, 100, 20, 6)
+
+
+def test_chains_move_by_real_numbers_where_all_blocks_have_them():
+    flat = fam.Product(fam.Normal(2), fam.Gamma(1), fam.Dirichlet(3))
+    found = moves_of({"a": {"fn": flat()}, "b": {"fn": mixed()()}}, ["a", "b"])
+    assert found == {"a": "HMC", "b": "independence Metropolis"}
+
+
+def test_ais_of_a_product_finds_the_evidence():
+    """x = z_1 + noise, the Gamma block being no part of it: log p(x) = log N(x; 0, 2)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", fam.Product(fam.Normal(1), fam.Gamma(1))())
+            pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+    def guide(x):
+        half = dist.Normal((x / 2).unsqueeze(-1), 0.8).to_event(1)
+        rest = dist.Gamma(torch.full((len(x), 1), 1.5), 1.2).to_event(1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", own.Product([half, rest]))
+
+    x = torch.tensor([0.3, -1.0, 2.0])
+    found = diagnostics.ais(model, guide, x, num_steps=15, progress=False)
+    truth = stats.norm(0, math.sqrt(2)).logpdf(x.numpy())
+    assert np.abs(found.ais_log_px.values - truth).max() < 0.2
+    assert "HMC" in str(found.attrs)

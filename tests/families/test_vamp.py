@@ -325,6 +325,17 @@ def test_a_frozen_encoder_stays_frozen_in_both_places(way):
     assert "model.prior.z.raw_inputs" not in frozen
 
 
+def test_each_of_several_sites_can_have_its_own():
+    encoders = {"a": encoder_of(), "b": encoder_of(fam.Gamma(3, context=WIDTH))}
+    priors = {n: fam.VampPrior(e, 3, input_shape=PIXELS) for n, e in encoders.items()}
+    decoder = nn.Sequential(nn.Linear(LATENTS + 3, WIDTH), fam.Bernoulli(PIXELS, context=WIDTH))
+    vae, x = VAE(prior=priors, encoder=encoders, decoder=decoder), binary()
+    before = copies(vae)
+    svi(vae, Trace_ELBO()).step(x)
+    assert not unmoved(vae, before)
+    assert len(pyro.get_param_store()) == len(before)
+
+
 def test_what_is_fixed_and_what_is_shared():
     shared = vae_of(learnable=False)
     assert all(p.requires_grad for p in shared.guide.parameters())

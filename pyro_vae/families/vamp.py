@@ -43,8 +43,9 @@ class VampPrior(Family):
 
     The encoder is meant to be the guide's own: `VampPrior(encoder, ...)` beside
     `VAE(encoder=encoder)` holds one module twice, whose parameters are trained once, by what
-    guide and prior both ask of them; to freeze it or to set its mode is to do so in both. An encoder that looks at `y` as well reads x and y flattened
-    side by side, and so do pseudo-inputs: `input_shape=(D + C,)`.
+    guide and prior both ask of them; to freeze it or to set its mode is to do so in both. An
+    encoder that looks at `y` as well reads x and y flattened side by side, and so do
+    pseudo-inputs: `input_shape=(D + C,)`.
 
     p(z) is one density, in training as in evaluation: at pseudo-inputs the encoder runs in eval
     mode, so that dropout leaves it alone and batch normalisation takes the running statistics of

@@ -21,6 +21,7 @@ from pyro_vae.infer import TraceExactKL_ELBO, TraceIWAE_ELBO, TraceSTL_ELBO
 from pyro_vae.supports import space_of
 
 PIXELS, LATENTS, WIDTH = 6, 2, 8
+X = torch.linspace(0.1, 0.9, 4 * PIXELS).reshape(4, PIXELS)
 
 
 def encoder_of(guide=None, *, pixels=PIXELS, between=()):
@@ -457,14 +458,18 @@ def test_whole_numbers_start_as_real_ones():
     assert len(list(prior.parameters())) == 1 + len(list(prior.encoder.parameters()))
 
 
+def test_pseudo_inputs_are_of_the_type_of_the_encoder():
+    encoder = encoder_of().double()
+    for prior in (fam.VampPrior(encoder, inputs=X), fam.VampPrior(encoder, input_shape=PIXELS)):
+        assert prior.inputs.dtype == torch.float64
+        assert prior().sample().dtype == torch.float64
+
+
 def test_building_costs_no_draws_where_inputs_are_given():
     encoder, x = encoder_of(), binary(4)
     state = torch.get_rng_state()
     fam.VampPrior(encoder, inputs=x)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-X = torch.rand(4, PIXELS)
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,9 @@ class VampPrior(Family):
 
     The encoder is meant to be the guide's own: `VampPrior(encoder, ...)` beside
     `VAE(encoder=encoder)` holds one module twice, whose parameters are trained once, by what
-    guide and prior both ask of them. An encoder that looks at `y` as well reads x and y flattened
-    side by side, and so do pseudo-inputs: `input_shape=(D + C,)`.
+    guide and prior both ask of them; to freeze it or to set its mode is to do so in both. An
+    encoder that looks at `y` as well reads x and y flattened side by side, and so do
+    pseudo-inputs: `input_shape=(D + C,)`.
 
     p(z) is one density, in training as in evaluation: at pseudo-inputs the encoder runs in eval
     mode, so that dropout leaves it alone and batch normalisation takes the running statistics of
@@ -56,7 +57,7 @@ class VampPrior(Family):
         components: The number K of pseudo-inputs; by default that of `inputs`, or 50.
         inputs: Where pseudo-inputs start (or stay), with shape `(K, *input_shape)`; rows of the
             training data are a good start. By default small random numbers, by torch's global
-            generator.
+            generator. They take the type and device of the encoder's parameters.
         input_shape: The shape of a datum; needed without `inputs`.
         learnable: What is trained: True or `("inputs",)` for pseudo-inputs,
             `("inputs", "logits")` for their weights w = softmax(logits) too (uniform otherwise),
@@ -107,7 +108,7 @@ class VampPrior(Family):
         _check_encoder(encoder)
         self.encoder, self.constraint = encoder, constraint
         self.learned, self.predicted, self.context = _learned(learnable), (), 0
-        start = _start(components, inputs, input_shape, constraint)
+        start = _beside(encoder, _start(components, inputs, input_shape, constraint))
         self.components, self.input_shape = len(start), tuple(start.shape[1:])
         self._keep("raw_inputs", "inputs", self._unconstrained(start))
         self._keep("logits", "logits", start.new_zeros(len(start)))
@@ -263,6 +264,13 @@ def _still(encoder: nn.Module, inputs: Tensor) -> Any:
     finally:
         for module in training:
             module.training = True
+
+
+def _beside(encoder: nn.Module, start: Tensor) -> Tensor:
+    """The same numbers, of the type and on the device of the encoder's."""
+    weights = (p for p in encoder.parameters() if p.is_floating_point())
+    weight = next(weights, None)
+    return start if weight is None else start.to(weight.device, weight.dtype)
 
 
 def _start(

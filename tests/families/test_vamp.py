@@ -21,6 +21,7 @@ from pyro_vae.infer import TraceExactKL_ELBO, TraceIWAE_ELBO, TraceSTL_ELBO
 from pyro_vae.supports import space_of
 
 PIXELS, LATENTS, WIDTH = 6, 2, 8
+X = torch.linspace(0.1, 0.9, 4 * PIXELS).reshape(4, PIXELS)
 
 
 def encoder_of(guide=None, *, pixels=PIXELS, between=()):
@@ -325,6 +326,17 @@ def test_a_frozen_encoder_stays_frozen_in_both_places(way):
     assert "model.prior.z.raw_inputs" not in frozen
 
 
+def test_each_of_several_sites_can_have_its_own():
+    encoders = {"a": encoder_of(), "b": encoder_of(fam.Gamma(3, context=WIDTH))}
+    priors = {n: fam.VampPrior(e, 3, input_shape=PIXELS) for n, e in encoders.items()}
+    decoder = nn.Sequential(nn.Linear(LATENTS + 3, WIDTH), fam.Bernoulli(PIXELS, context=WIDTH))
+    vae, x = VAE(prior=priors, encoder=encoders, decoder=decoder), binary()
+    before = copies(vae)
+    svi(vae, Trace_ELBO()).step(x)
+    assert not unmoved(vae, before)
+    assert len(pyro.get_param_store()) == len(before)
+
+
 def test_what_is_fixed_and_what_is_shared():
     shared = vae_of(learnable=False)
     assert all(p.requires_grad for p in shared.guide.parameters())
@@ -446,14 +458,18 @@ def test_whole_numbers_start_as_real_ones():
     assert len(list(prior.parameters())) == 1 + len(list(prior.encoder.parameters()))
 
 
+def test_pseudo_inputs_are_of_the_type_of_the_encoder():
+    encoder = encoder_of().double()
+    for prior in (fam.VampPrior(encoder, inputs=X), fam.VampPrior(encoder, input_shape=PIXELS)):
+        assert prior.inputs.dtype == torch.float64
+        assert prior().sample().dtype == torch.float64
+
+
 def test_building_costs_no_draws_where_inputs_are_given():
     encoder, x = encoder_of(), binary(4)
     state = torch.get_rng_state()
     fam.VampPrior(encoder, inputs=x)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-X = torch.rand(4, PIXELS)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_vae.checks import require
+from pyro_vae.distributions import MixtureSameFamily
 from pyro_vae.families import fitting_data
 from pyro_vae.supports import data_support, legal_point, space_of
 
@@ -65,6 +66,8 @@ def masked(likelihood: TorchDistribution, mask: Tensor) -> TorchDistribution:
     base: Any = likelihood
     while isinstance(base, dist.Independent):
         base = base.base_dist
+    if base.event_shape and isinstance(base, MixtureSameFamily):
+        return base.of_entries(mask)
     if base.event_shape:
         raise ValueError(
             f"a {type(base).__name__} likelihood does not factorise over entries, so single "

@@ -176,11 +176,11 @@ def _imputed(
     dims: Mapping[str, Sequence[str]],
 ) -> xr.Dataset:
     """One block of data."""
-    data = stream.data
-    rows = data.rows(weights.start, weights.start + weights.size) if data.size else None
-    batch = stream._resized(rows if rows is not None else stream._batch.data)
-    w = _normalised(weights, weighted)
-    with stream._aside(), pyro.validation_enabled(False):
+    batch, w = (
+        stream.rows(weights.start, weights.start + weights.size),
+        _normalised(weights, weighted),
+    )
+    with stream.aside(), pyro.validation_enabled(False):
         sites = _sites(stream, batch, number, dims)
         batch = Batch(
             batch.data,
@@ -249,7 +249,7 @@ def _sites(
 ) -> dict[str, _Site]:
     """The observed sites."""
     pyro.set_rng_seed(seed_of(stream.seed, number, _TRACED))
-    nodes: dict[str, Any] = dict(stream._traces(batch.data)[1].nodes)
+    nodes: dict[str, Any] = dict(stream.traces(batch.data)[1].nodes)
     found: dict[str, _Site] = {}
     for name, variable in variables(nodes, stream.frame.name, dims).items():
         if not variable.observed:

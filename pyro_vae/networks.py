@@ -62,6 +62,9 @@ class MLP(nn.Sequential):
 class Log1p(nn.Module):
     """log(1 + x), which brings counts of any size to numbers that a network can read.
 
+    Below 0, where no counts lie, it is -log(1 - x), so that nothing becomes NaN (pseudo-inputs of
+    a VampPrior move where they will).
+
     Arguments:
         features: How many of the last dimension are counts; the others, such as columns of `y`
             that a `VAE` puts beside x, pass as they are. All of them if not given.
@@ -78,11 +81,10 @@ class Log1p(nn.Module):
         self.features = features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return log(1 + x), with the shape of x."""
-        if self.features is None:
-            return torch.log1p(x)
-        counts, others = x[..., : self.features], x[..., self.features :]
-        return torch.cat([torch.log1p(counts), others], -1)
+        """Return sign(x) log(1 + |x|), with the shape of x."""
+        counts = x if self.features is None else x[..., : self.features]
+        logs = counts.sign() * counts.abs().log1p()
+        return logs if self.features is None else torch.cat([logs, x[..., self.features :]], -1)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""

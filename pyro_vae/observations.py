@@ -72,6 +72,8 @@ def masked(likelihood: TorchDistribution, mask: Tensor) -> TorchDistribution:
     base: Any = likelihood
     while isinstance(base, dist.Independent):
         base = base.base_dist
+    if base.event_shape and isinstance(base, MixtureSameFamily):
+        return base.of_entries(mask)
     if base.event_shape:
         raise ValueError(
             f"a {type(base).__name__} likelihood does not factorise over entries, so single "

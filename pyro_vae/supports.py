@@ -290,7 +290,7 @@ def data_support(distribution: Any) -> Constraint:
     is 0 or infinite: draws never lie there, but data may.
 
     Arguments:
-        distribution: A distribution, possibly of independent elements or masked.
+        distribution: A distribution, possibly of independent elements, masked, or a mixture.
 
     Returns:
         A constraint on events.
@@ -303,12 +303,13 @@ def data_support(distribution: Any) -> Constraint:
         ([True, True], [False, False])
     """
     base, dims = distribution, 0
-    while hasattr(base, "base_dist") and not hasattr(base, "data_support"):
+    while not hasattr(base, "data_support"):
         dims += getattr(base, "reinterpreted_batch_ndims", 0)
-        base = base.base_dist
-    found = getattr(base, "data_support", None)
-    if found is None:
-        return distribution.support
+        inner = [getattr(base, name, None) for name in ("base_dist", "component_distribution")]
+        if inner == [None, None]:
+            return distribution.support
+        base = inner[0] or inner[1]
+    found = base.data_support
     return constraints.independent(found, dims) if dims else found
 
 

@@ -12,7 +12,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyro
@@ -39,11 +39,15 @@ def fit(
     vae: VAE,
     data: Any,
     *,
+    y: Any = None,
+    mask: Any = None,
     objective: ELBO | None = None,
     optimizer: Optimizer | MakeOptimizer | None = None,
     epochs: int = 50,
     batch_size: int = 128,
     validation: Any = None,
+    validation_y: Any = None,
+    validation_mask: Any = None,
     patience: int | None = None,
     beta: Callable[[int], float] | None = None,
     capture: bool = False,
@@ -61,12 +65,17 @@ def fit(
         vae: The VAE, trained in place.
         data: Training data, with shape `(n, *event_shape)`: a tensor, array, Dataset or
             DataLoader.
+        y: What encoder and decoder are conditioned on (labels, offsets), with shape `(n, *)`.
+        mask: True where data were observed, with shape `(n,)` or broadcasting to that of the
+            data. What stands elsewhere, NaN for example, does not matter.
         objective: A Pyro ELBO; by default `Trace_ELBO()`, which applies to every pairing.
         optimizer: A torch optimizer over the VAE's parameters, or a callable that makes one
             from them; by default Adam with learning rate 1e-3.
         epochs: The number of passes over the data.
         batch_size: The number of data in a step; a last smaller batch is used too.
         validation: Held-out data, scored after each epoch.
+        validation_y: Their y.
+        validation_mask: Their mask.
         patience: Stop after this many epochs without a better held-out ELBO, and go back to
             the best parameters; it needs `validation`.
         beta: A schedule: the weight of the KL in each epoch, counted from 0, for an objective
@@ -106,19 +115,22 @@ def fit(
     if patience is not None and validation is None:
         raise ValueError("patience= needs validation= data to judge by.")
     device = _device(vae)
-    x = datasets.as_tensor(data, name="data").to(device)
+    x = Rows.of(data, y, mask, device, "data")
     held_out = None
     if validation is not None:
-        held_out = datasets.as_tensor(validation, name="validation").to(device)
+        held_out = Rows.of(validation, validation_y, validation_mask, device, "validation")
+    elif validation_y is not None or validation_mask is not None:
+        raise ValueError("validation_y= and validation_mask= belong to validation=, not given.")
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         objective = objective or Trace_ELBO()
-        refuse_infinite(vae, x[:batch_size], objective, allow_infinite=allow_infinite)
+        first = x.take(torch.arange(min(batch_size, x.size)))
+        refuse_infinite(vae, first, objective, allow_infinite=allow_infinite)
         step: Step = _Eager(vae, objective, _optimizer(optimizer, vae))
         if capture:
-            planned = epochs * math.ceil(len(x) / batch_size)
+            planned = epochs * math.ceil(x.size / batch_size)
             compile = planned >= WORTH_COMPILING if compile is None else compile
             step = _captured(vae, objective, step.optimizer, compile=compile)
         elif compile:
@@ -140,12 +152,60 @@ def fit(
     )
 
 
+class Rows(NamedTuple):
+    """Data with what belongs to each datum.
+
+    Arguments:
+        x: The data, with shape `(n, *event_shape)`.
+        y: What they are conditioned on, with shape `(n, *)`, or None.
+        mask: Where they were observed, or None.
+    """
+
+    x: Tensor
+    y: Tensor | None = None
+    mask: Tensor | None = None
+
+    @classmethod
+    def of(cls, x: Any, y: Any, mask: Any, device: torch.device, name: str) -> Rows:
+        """Read whatever holds numbers.
+
+        Raises:
+            ValueError: If y has another number of rows than x, and as `datasets.as_tensor`.
+        """
+        x = datasets.as_tensor(x, name=name, mask=mask)
+        mask = None if mask is None else torch.as_tensor(mask)
+        if y is not None:
+            y = datasets.as_tensor(y, name=f"y of {name}")
+            if len(y) != len(x):
+                raise ValueError(
+                    f"y of {name} has {len(y)} rows for {len(x)} data; it needs one for each."
+                )
+        return cls(*(None if t is None else t.to(device) for t in (x, y, mask)))  # type: ignore[arg-type]
+
+    @property
+    def size(self) -> int:
+        """The number n of data."""
+        return len(self.x)
+
+    @property
+    def kwargs(self) -> dict[str, Tensor]:
+        """The keyword arguments of model and guide."""
+        given = {"y": self.y, "mask": self.mask}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def take(self, rows: Tensor) -> Rows:
+        """Some data, by number."""
+        rows = rows.to(self.x.device)
+        parts = (None if t is None else t[rows] if len(t) == self.size else t for t in self)
+        return Rows(*parts)  # type: ignore[arg-type]
+
+
 class Step(Protocol):
     """One step of an optimizer on a batch; returns the loss, or raises before anything moves."""
 
     optimizer: Optimizer
 
-    def __call__(self, batch: Tensor) -> float: ...
+    def __call__(self, batch: Rows) -> float: ...
 
 
 class _Eager:
@@ -154,7 +214,7 @@ class _Eager:
     def __init__(self, vae: VAE, objective: ELBO, optimizer: Optimizer) -> None:
         self.vae, self.objective, self.optimizer = vae, objective, optimizer
 
-    def __call__(self, batch: Tensor) -> float:
+    def __call__(self, batch: Rows) -> float:
         self.optimizer.zero_grad()
         loss = _loss_and_grads(self.objective, self.vae, batch)
         if not math.isfinite(loss):
@@ -169,8 +229,8 @@ class _Replayed:
     def __init__(self, captured: CapturedELBO, optimizer: Optimizer) -> None:
         self.captured, self.optimizer = captured, optimizer
 
-    def __call__(self, batch: Tensor) -> float:
-        return float(self.captured.step(batch))
+    def __call__(self, batch: Rows) -> float:
+        return float(self.captured.step(batch.x, **batch.kwargs))
 
 
 def _captured(vae: VAE, objective: ELBO, optimizer: Optimizer, *, compile: bool) -> Step:
@@ -204,7 +264,7 @@ class _Run:
         self.best_state: dict[str, Tensor] | None = None
 
     def epochs(
-        self, x: Tensor, held_out: Tensor | None, number: int, patience: int | None, progress: bool
+        self, x: Rows, held_out: Rows | None, number: int, patience: int | None, progress: bool
     ) -> xr.Dataset:
         rows: list[tuple[float, float, float, float]] = []
         start = time.perf_counter()
@@ -213,7 +273,8 @@ class _Run:
                 elbo = self.epoch(x, epoch)
                 score, error = math.nan, math.nan
                 if held_out is not None:
-                    score, error = held_out_elbo(self.vae, held_out, batch_size=self.batch_size)
+                    options = {**held_out.kwargs, "batch_size": self.batch_size}
+                    score, error = held_out_elbo(self.vae, held_out.x, **options)
                 rows.append((elbo, score, error, time.perf_counter() - start))
                 bar.set_postfix(elbo=f"{elbo:.2f}", held_out=f"{score:.2f}")
                 if self.should_stop(epoch, score, patience):
@@ -227,16 +288,17 @@ class _Run:
             coords={"epoch": np.arange(len(rows))},
         )
 
-    def epoch(self, x: Tensor, epoch: int) -> float:
+    def epoch(self, x: Rows, epoch: int) -> float:
         """One pass over the data; the mean ELBO of a datum as seen on the way."""
         self.vae.train()
         self.schedule(epoch)
         total = 0.0
-        for batch in datasets.batches(x, self.batch_size):
-            total -= self.step(batch, epoch) * len(batch) / self._counts_as(len(batch))
-        return total / len(x)
+        for rows in datasets.batches(x.size, self.batch_size):
+            loss = self.step(x.take(rows), epoch)
+            total -= loss * len(rows) / self._counts_as(len(rows))
+        return total / x.size
 
-    def step(self, batch: Tensor, epoch: int) -> float:
+    def step(self, batch: Rows, epoch: int) -> float:
         try:
             return self.one_step(batch)
         except FloatingPointError as error:
@@ -260,7 +322,13 @@ class _Run:
 
 
 def held_out_elbo(
-    vae: VAE, x: Tensor, *, num_particles: int = 1, batch_size: int = 1024
+    vae: VAE,
+    x: Tensor,
+    *,
+    y: Tensor | None = None,
+    mask: Tensor | None = None,
+    num_particles: int = 1,
+    batch_size: int = 1024,
 ) -> tuple[float, float]:
     """Return the mean ELBO of a datum and its standard error over data, in nats.
 
@@ -270,14 +338,17 @@ def held_out_elbo(
     Arguments:
         vae: The VAE.
         x: Data, with shape `(n, *event_shape)`.
+        y: What they are conditioned on.
+        mask: Where they were observed.
         num_particles: The number of draws a datum.
         batch_size: The number of data to score at once.
     """
-    mode = vae.training
+    mode, data = vae.training, Rows(x, y, mask)
     vae.eval()
     scores = []
     with torch.no_grad():
-        for batch in x.split(batch_size):
+        for rows in datasets.batches(len(x), batch_size, shuffle=False):
+            batch = data.take(rows)
             draws = [_elbo_by_datum(vae, batch) for _ in range(num_particles)]
             scores.append(torch.stack(draws).mean(0))
     vae.train(mode)
@@ -286,7 +357,7 @@ def held_out_elbo(
     return float(by_datum.mean()), error
 
 
-def refuse_infinite(vae: VAE, x: Tensor, objective: Any, *, allow_infinite: bool) -> None:
+def refuse_infinite(vae: VAE, x: Rows, objective: Any, *, allow_infinite: bool) -> None:
     """Raise if the KL of a latent site is infinite or undefined on these data.
 
     Arguments:
@@ -322,12 +393,13 @@ def refuse_infinite(vae: VAE, x: Tensor, objective: Any, *, allow_infinite: bool
             )
 
 
-def _traces(vae: VAE, x: Tensor) -> tuple[Any, Any]:
-    guide_trace = poutine.trace(vae.guide).get_trace(x)
-    return guide_trace, poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(x)
+def _traces(vae: VAE, data: Rows) -> tuple[Any, Any]:
+    guide_trace = poutine.trace(vae.guide).get_trace(data.x, **data.kwargs)
+    replayed = poutine.trace(poutine.replay(vae.model, trace=guide_trace))
+    return guide_trace, replayed.get_trace(data.x, **data.kwargs)
 
 
-def _elbo_by_datum(vae: VAE, x: Tensor) -> Tensor:
+def _elbo_by_datum(vae: VAE, x: Rows) -> Tensor:
     guide_trace, model_trace = _traces(vae, x)
     guide_trace.compute_log_prob()
     model_trace.compute_log_prob()
@@ -336,11 +408,11 @@ def _elbo_by_datum(vae: VAE, x: Tensor) -> Tensor:
     return sum(scored) - sum(guided)  # type: ignore[operator]
 
 
-def _loss_and_grads(objective: Any, vae: VAE, batch: Tensor) -> float:
+def _loss_and_grads(objective: Any, vae: VAE, batch: Rows) -> float:
     # Pyro's ELBOs call backward only where a parameter site is seen, and ours are shown only to
     # whoever collects them
     with poutine.trace(param_only=True):
-        loss = objective.loss_and_grads(vae.model, vae.guide, batch)
+        loss = objective.loss_and_grads(vae.model, vae.guide, batch.x, **batch.kwargs)
     return float(loss[0] if isinstance(loss, tuple) else loss)
 
 

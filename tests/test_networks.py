@@ -3,7 +3,7 @@ import torch
 from builders import copies, train, unmoved
 from torch import nn
 
-from pyro_vae import VAE, HierarchicalVAE, datasets
+from pyro_vae import VAE, HierarchicalVAE, datasets, networks
 from pyro_vae import families as fam
 from pyro_vae.infer import TraceExactKL_ELBO, capture
 from pyro_vae.networks import MLP, Beside, ConvDecoder, ConvEncoder, GatedMLP
@@ -241,3 +241,17 @@ def test_convolutions_are_captured():
         found.append((loss.item(), [p.grad.clone() for p in vae.parameters()]))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     torch.testing.assert_close(found[0][1], found[1][1])
+
+
+def test_counts_of_any_size_and_pseudo_inputs_become_numbers():
+    x = torch.tensor([[0.0, 1e9, -3.0]])
+    torch.testing.assert_close(networks.Log1p()(x)[0], torch.tensor([0.0, 20.7233, -1.3863]))
+    torch.testing.assert_close(networks.Log1p(2)(x)[0, 2], x[0, 2])
+    assert "Log1p(2)" in repr(networks.Log1p(2))
+
+
+def test_rescaling_needs_a_scale():
+    torch.testing.assert_close(networks.Rescale(1.0, 2.0)(torch.tensor(5.0)), torch.tensor(2.0))
+    assert "loc=0, scale=255" in repr(networks.Rescale(scale=255.0))
+    with pytest.raises(ValueError, match="scale must not be 0"):
+        networks.Rescale(scale=0.0)

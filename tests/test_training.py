@@ -8,7 +8,7 @@ import pyro
 import pytest
 import torch
 import xarray as xr
-from builders import copies, unmoved
+from builders import binary, copies, net, small_vae, unmoved
 from pyro.infer import (
     JitTrace_ELBO,
     RenyiELBO,
@@ -294,3 +294,71 @@ def test_data_that_are_not_legal_stop_a_captured_fit_before_a_step(x):
     with pytest.raises(ValueError, match="NaN"):
         run(vae, bad, capture=True)
     assert unmoved(vae, before) == list(before)
+
+
+# ---------------------------------------------------------------------- labels and gaps
+
+
+GAPS = torch.rand(50, 6, generator=torch.Generator().manual_seed(3)) < 0.3
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize(
+    "mask", [~GAPS, ~GAPS[:, 0], ~GAPS[:1]], ids=["entries", "rows", "pixels"]
+)
+def test_what_stands_in_gaps_trains_nothing(mask, capture):
+    x, held_out = binary(50), binary(50)
+    seen = mask[:, None] if mask.dim() == 1 else mask
+    found = []
+    for junk in (0.0, math.nan):
+        torch.manual_seed(1)
+        vae = small_vae()
+        dirty, dirty_held_out = (torch.where(seen, t, torch.tensor(junk)) for t in (x, held_out))
+        options = {"mask": mask, "validation": dirty_held_out, "validation_mask": mask}
+        history = fit(
+            vae, dirty, **options, epochs=2, batch_size=20, seed=0, progress=False, capture=capture
+        )
+        found.append([torch.as_tensor(history.validation_elbo.values), *vae.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    whole = fit(small_vae(), x, validation=held_out, epochs=2, seed=0, progress=False)
+    # less is observed, so its log p is larger
+    assert history.elbo[0] > whole.elbo[0] + 0.5
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_every_datum_keeps_its_own_label(capture):
+    """x is y and nothing else: only a decoder that is given the right y learns it."""
+    y = torch.rand(200, 1)
+    decoder = fam.Normal(3, context=3, scale=0.1)
+    vae = VAE(fam.Normal(2), nn.Sequential(net(4), fam.Normal(2, context=8)), decoder)
+    x = y.expand(200, 3).clone()
+    options = {"validation": x[:50], "validation_y": y[:50], "epochs": 60, "batch_size": 50}
+    history = fit(
+        vae,
+        x,
+        y=y,
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.05),
+        seed=0,
+        progress=False,
+        capture=capture,
+        **options,
+    )
+    truth = 3 * (-math.log(0.1) - 0.5 * math.log(2 * math.pi))
+    assert history.validation_elbo[-1] > truth - 0.7
+    held_out, _ = held_out_elbo(vae, x, y=y.flip(0))
+    assert held_out < truth - 5
+
+
+def test_labels_and_gaps_that_do_not_fit():
+    x = binary(10)
+    with pytest.raises(ValueError, match="y of data has 9 rows for 10 data"):
+        fit(small_vae(), x, y=torch.zeros(9, 1), progress=False)
+    with pytest.raises(ValueError, match=r"the mask of data has shape \(9,\)"):
+        fit(small_vae(), x, mask=torch.ones(9, dtype=torch.bool), progress=False)
+    with pytest.raises(TypeError, match="the mask of data is of dtype torch.float32"):
+        fit(small_vae(), x, mask=torch.ones(10), progress=False)
+    with pytest.raises(ValueError, match="validation_mask= belong to validation=, not given"):
+        fit(small_vae(), x, validation_mask=torch.ones(10, dtype=torch.bool), progress=False)
+    x[0, 0] = math.nan
+    with pytest.raises(ValueError, match="data has 1 NaN"):
+        fit(small_vae(), x, mask=torch.ones(10, dtype=torch.bool), progress=False)

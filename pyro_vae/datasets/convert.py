@@ -34,7 +34,8 @@ def as_tensor(data: Any, name: str = "x", *, mask: Any = None) -> Tensor:
             its first element is the data point.
         name: What to call the data in messages.
         mask: Booleans, True where a value was observed, of the shape of the data or of its first
-            dimensions; what stands at a False entry may be anything and is returned as it is.
+            dimensions (a dimension of size 1 stands for all along it); what stands at a False
+            entry may be anything and is returned as it is.
 
     Returns:
         Tensor of shape (n, ...) with n >= 1.
@@ -190,7 +191,8 @@ def _observed(mask: Any, x: Tensor, name: str) -> Tensor:
         raise TypeError(
             f"the mask of {name} is of dtype {observed.dtype}; pass booleans, True where observed."
         )
-    if observed.ndim == 0 or observed.shape != x.shape[: observed.ndim]:
+    sizes = zip(observed.shape, x.shape, strict=False)
+    if not 0 < observed.ndim <= x.ndim or any(m not in (1, n) for m, n in sizes):
         raise ValueError(
             f"the mask of {name} has shape {tuple(observed.shape)}; it must be that of the data, "
             f"{tuple(x.shape)}, or of its first dimensions, ({len(x)},) for whole data points."

@@ -354,6 +354,8 @@ def _masks(fn: Any, mask: Any) -> Iterator[Tensor]:
             if own.dim():
                 yield own.reshape(*own.shape, *[1] * len(inner.event_shape))
         elif not isinstance(inner, dist.Independent):
+            seen = getattr(inner, "seen", None)
+            yield from () if seen is None else (seen,)
             return
         inner = inner.base_dist
 

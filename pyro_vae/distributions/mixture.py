@@ -59,6 +59,40 @@ class MixtureSameFamily(dist.MixtureSameFamily):
         """Where any component has mass, of the batch and event shape of the mixture."""
         return _less_components(self.component_distribution.support, -1 - self._event_ndims)
 
+    seen: Tensor | None = None
+
+    def of_entries(self, seen: Tensor) -> MixtureSameFamily:
+        """Return the law of some entries alone: log sum_k w_k prod_(i in seen) f_ki(x_i).
+
+        It is scored at whole events, of which the others do not matter, and draws whole ones.
+
+        Arguments:
+            seen: True at the entries, boolean, of the dimensions of a batch and an event,
+                broadcast to them. The attribute `seen` keeps it.
+
+        Raises:
+            ValueError: If the entries of a component are not independent.
+
+        Example:
+            >>> parts = dist.Normal(torch.tensor([[-1.0, 2.0], [1.0, 5.0]]), 1.0).to_event(1)
+            >>> d = MixtureSameFamily(dist.Categorical(probs=torch.ones(2)), parts)
+            >>> first = d.of_entries(torch.tensor([True, False]))
+            >>> first.log_prob(torch.tensor([[0.0, 7.0], [0.0, -7.0]])).diff().item()
+            0.0
+        """
+        base: Any = self.component_distribution
+        while isinstance(base, dist.Independent):
+            base = base.base_dist
+        if base.event_shape:
+            raise ValueError(
+                f"a {type(base).__name__} does not factorise over entries, so a mixture of them "
+                "has no law of some entries that can be read off it."
+            )
+        each = base.mask(seen.unsqueeze(-1 - self._event_ndims)).to_event(self._event_ndims)
+        new = MixtureSameFamily(self.mixture_distribution, each, validate_args=False)
+        new.seen = seen
+        return new
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> MixtureSameFamily:
         """Return the same mixture over a larger batch shape."""
         new: Any = self._get_checked_instance(MixtureSameFamily, _instance)
@@ -66,6 +100,7 @@ class MixtureSameFamily(dist.MixtureSameFamily):
         new._component_distribution = self._component_distribution.expand((*shape, count))
         new._mixture_distribution = self._mixture_distribution.expand(shape)
         new._num_component, new._event_ndims = count, self._event_ndims
+        new.seen = self.seen
         torch.distributions.Distribution.__init__(
             new, shape, self.event_shape, validate_args=False
         )

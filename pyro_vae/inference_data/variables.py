@@ -179,6 +179,7 @@ def observed_entries(node: Node) -> Tensor | None:
         if isinstance(fn, dist.MaskedDistribution):
             masks.append((fn._mask, len(fn.event_shape)))
         fn = fn.base_dist
+    masks.append((getattr(fn, "seen", None), 0))  # of a mixture, whose entries go together
     value = node["value"]
     found = None
     for mask, event_dim in masks:

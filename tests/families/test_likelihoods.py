@@ -59,7 +59,7 @@ def test_mass_is_one_in_single_precision(name, size):
 
     torch.set_default_dtype(torch.float64)
     try:
-        mass = total_mass(Single())
+        mass = total_mass(Single(), family.support)
     finally:
         torch.set_default_dtype(torch.float32)
     assert mass.item() == pytest.approx(1.0, abs=5e-6)
@@ -249,6 +249,11 @@ def test_shares_at_the_ends_are_no_data_of_a_beta():
     with pytest.raises(ValueError, match=words):
         vae_of("beta").model(x)
     assert "Beta" not in fam.fitting_data(x)
+    mixture = fam.Mixture(3, family=fam.Beta, components=2)()
+    assert data_support(mixture).check(torch.tensor([[0.5] * 3, [0.5, 0.0, 1.0]])).tolist() == [
+        True,
+        False,
+    ]
     beta = fam.Beta(3)()
     assert not bool(data_support(beta.mask(torch.tensor(True))).check(torch.zeros(3)))
 

@@ -188,10 +188,16 @@ def _log_density_bounds(
     guide: Any, log_w: Tensor, prior: Any, entropy: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Bounds on E_{q_a} log sum_k w_k p_k, each of shape (*batch, K_q)."""
-    one, other = _aligned(guide, -1), _aligned(prior, -2)
+    if same_class(guide, td.Independent):
+        one, other = _beside(guide, -1), _beside(prior, -2)
+        apart, overlap = divergence(one, other), _overlap(one, other)
+    else:
+        # one at a time, for each has a covariance matrix for each element of the batch
+        each = [_component_of(prior, k) for k in range(log_w.shape[-1])]
+        apart = torch.stack([divergence(guide, p) for p in each], -1)
+        overlap = torch.stack([_overlap(guide, p) for p in each], -1)
     log_w = log_w.unsqueeze(-2)
-    low = (log_w - divergence(one, other)).logsumexp(-1) - entropy
-    return low, (log_w + _overlap(one, other)).logsumexp(-1)
+    return (log_w - apart).logsumexp(-1) - entropy, (log_w + overlap).logsumexp(-1)
 
 
 def _overlap(one: Any, other: Any) -> Tensor:
@@ -203,9 +209,11 @@ def _overlap(one: Any, other: Any) -> Tensor:
     return _joint(other.loc, torch.linalg.cholesky(total)).log_prob(one.loc)
 
 
-def _aligned(d: Any, dim: int) -> Any:
+def _beside(d: Any, dim: int) -> Any:
     """The same with another batch dimension, so that q_a and p_k meet."""
-    if same_class(d, td.Independent):
-        base = d.base_dist
-        return _apart(base.loc.unsqueeze(dim - 1), base.scale.unsqueeze(dim - 1))
-    return _joint(d.loc.unsqueeze(dim - 1), d.scale_tril.unsqueeze(dim - 2))
+    base = d.base_dist
+    return _apart(base.loc.unsqueeze(dim - 1), base.scale.unsqueeze(dim - 1))
+
+
+def _component_of(d: Any, k: int) -> Any:
+    return _joint(d.loc[..., k, None, :], d.scale_tril[..., k, None, :, :])

@@ -48,7 +48,8 @@ class Recipe:
         latent: Features of a draw of z.
         hidden: Width of the one hidden layer of encoder and decoder.
         categories: Classes in each group of one-hot families, parts of those on the simplex.
-        components: Pseudo-inputs of a VampPrior; models saved without have the default.
+        components: Of a mixture, and pseudo-inputs of a VampPrior; models saved without have the
+            default.
         likelihood_options: Options of the likelihood, such as its number of categories.
         image_shape: How a datum is seen as an image; empty if it is none.
         data: The name of the data set, or the path of the file, it was trained on.
@@ -86,8 +87,9 @@ def build(recipe: Recipe, data: torch.Tensor | None = None) -> VAE:
     """
     sizes = ("latent", "hidden", "categories", "components")
     settings = Settings(**{name: getattr(recipe, name) for name in sizes})
-    guide = members([recipe.guide], "guide", recipe.categories)[recipe.guide]
-    prior = members([recipe.prior], "prior", recipe.categories)[recipe.prior]
+    counts = recipe.categories, recipe.components
+    guide = members([recipe.guide], "guide", *counts)[recipe.guide]
+    prior = members([recipe.prior], "prior", *counts)[recipe.prior]
     known = [n for n, cls in fam.registry.items() if "likelihood" in cls.roles]
     if recipe.likelihood not in known:
         raise ValueError(

@@ -72,7 +72,7 @@ def _add_options(compare: argparse.ArgumentParser) -> None:
     texts = {
         "latent": "features of z (groups, for one-hot families)",
         "categories": "classes in each group of one-hot families, parts of those on the simplex",
-        "components": "pseudo-inputs of a VampPrior",
+        "components": "of a mixture, and pseudo-inputs of a VampPrior",
         "hidden": "width of the hidden layer of encoder and decoder",
         "epochs": "passes over the training data",
         "batch_size": "data in a step",

@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
     add("--hidden", type=int, default=default.hidden, help="width of the hidden layers")
     text = "classes of one-hot families, parts of those on the simplex"
     add("--categories", type=int, default=default.categories, help=text)
-    text = "pseudo-inputs of a VampPrior, at most as many as training data"
+    text = "of a mixture, and pseudo-inputs of a VampPrior, at most as many as training data"
     add("--components", type=int, default=default.components, help=text)
     add("--epochs", type=int, default=50, help="passes over the training data (default: 50)")
     add("--batch-size", type=int, default=default.batch_size, help="data in a step")

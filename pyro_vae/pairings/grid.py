@@ -66,8 +66,9 @@ class Pairings:
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self.guides = members(guides, "guide", self.settings.categories)
-        self.priors = members(priors, "prior", self.settings.categories)
+        sizes = self.settings.categories, self.settings.components
+        self.guides = members(guides, "guide", *sizes)
+        self.priors = members(priors, "prior", *sizes)
         self.train = as_tensor(data, "data")
         self.held_out = self.train if validation is None else as_tensor(validation, "validation")
         self.on = "data it was trained on" if validation is None else "held-out data"

@@ -74,7 +74,6 @@ LEARNABLE, CARRIED, SHARED = "learnable_", "transported", "vamp_prior"
 
 ELSEWHERE = ("the prior's", "the guide's")
 """The space of a guide, and of a prior, that depends on what it stands beside."""
-COMPONENTS = 10
 
 # (features, context, prior) -> conditional; the prior is None when a prior is made
 Factory = Callable[[int, int, Any], Any]
@@ -102,18 +101,27 @@ class OfEncoder(NamedTuple):
 
 @overload
 def members(
-    given: Iterable[str] | Mapping[str, Any], role: Literal["guide"], categories: int = 10
+    given: Iterable[str] | Mapping[str, Any],
+    role: Literal["guide"],
+    categories: int = 10,
+    components: int = 50,
 ) -> dict[str, Factory]: ...
 
 
 @overload
 def members(
-    given: Iterable[str] | Mapping[str, Any], role: fam.Role, categories: int = 10
+    given: Iterable[str] | Mapping[str, Any],
+    role: fam.Role,
+    categories: int = 10,
+    components: int = 50,
 ) -> dict[str, Factory | OfEncoder]: ...
 
 
 def members(
-    given: Iterable[str] | Mapping[str, Any], role: fam.Role, categories: int = 10
+    given: Iterable[str] | Mapping[str, Any],
+    role: fam.Role,
+    categories: int = 10,
+    components: int = 50,
 ) -> dict[str, Any]:
     """Return factories by name.
 
@@ -121,11 +129,11 @@ def members(
         given: Names of registered families; or a mapping from names to factories
             `(features, context) -> conditional`, or to names of registered families; a prior may
             also be an `OfEncoder`. One whose name begins with `learnable_` is the family with
-            its parameters trained (those of a VampPrior are, but for its weights, anyway); a
-            mixture has ten components.
+            its parameters trained (those of a VampPrior are, but for its weights, anyway).
         role: "guide" or "prior".
         categories: Classes in each group of a one-hot family, and parts of each group of a
             family on the simplex, whose draws have shape (features, categories) alike.
+        components: Components of a mixture.
 
     Raises:
         ImportError: If a family needs a package that is not installed.
@@ -143,7 +151,7 @@ def members(
     for name, value in pairs:
         if name in found:
             raise ValueError(f"the {role} {name!r} is named twice.")
-        found[name] = _factory(name, value, role, categories)
+        found[name] = _factory(name, value, role, categories, components)
     if not found:
         raise ValueError(f"no {role} was named. Known: {', '.join(shelf(role))}.")
     return found
@@ -180,9 +188,11 @@ def _place(name: str) -> int:
     return SPACES.index(space) if space in SPACES else len(SPACES)
 
 
-def _factory(name: str, value: Any, role: fam.Role, categories: int) -> Factory | OfEncoder:
+def _factory(
+    name: str, value: Any, role: fam.Role, categories: int, components: int
+) -> Factory | OfEncoder:
     if isinstance(value, str):
-        return _shelved(value, role, categories)
+        return _shelved(value, role, categories, components)
     if isinstance(value, OfEncoder) and role == "prior":
         return value
     if not callable(value):
@@ -193,7 +203,7 @@ def _factory(name: str, value: Any, role: fam.Role, categories: int) -> Factory 
     return lambda features, context, prior: value(features, context)
 
 
-def _shelved(name: str, role: fam.Role, categories: int) -> Factory | OfEncoder:
+def _shelved(name: str, role: fam.Role, categories: int, components: int) -> Factory | OfEncoder:
     known = shelf(role)
     learnable = role == "prior" and name.startswith(LEARNABLE)
     family = name.removeprefix(LEARNABLE) if learnable else name
@@ -211,7 +221,7 @@ def _shelved(name: str, role: fam.Role, categories: int) -> Factory | OfEncoder:
     if "categories" in options:
         options["categories"] = categories
     if "components" in options:
-        options["components"] = COMPONENTS
+        options["components"] = components
     groups = space_of(cls.where()).kind == "simplex" and "categories" not in options
 
     def made(features: int, context: int, prior: Any) -> Any:

@@ -21,7 +21,8 @@ class Settings:
     Arguments:
         latent: Features of a draw of z (groups, for one-hot families).
         categories: Classes in each group of a one-hot family, parts of one on the simplex.
-        components: Pseudo-inputs of a VampPrior, no more than there are training data.
+        components: Of a mixture, and pseudo-inputs of a VampPrior, no more than there are training
+            data.
         hidden: Width of the one hidden layer of encoder and decoder.
         epochs: Passes over the training data.
         batch_size: Data in a step.

@@ -39,8 +39,9 @@ class Flow(Family):
         Variational Inference with Normalizing Flows (D. J. Rezende, S. Mohamed, 2015)
 
     Example:
-        >>> import zuko
         >>> from pyro_vae import families as fam
+        >>> from pyro_vae.families.flow_networks import zuko_package
+        >>> zuko = zuko_package()  # import zuko, without what that does to torch's validation
         >>> guide = fam.Flow(zuko.flows.NSF(4, context=16), context=16, features=(2, 2))
         >>> guide(torch.zeros(5, 16)).rsample().shape
         torch.Size([5, 2, 2])

@@ -72,7 +72,7 @@ class Spline(Transform):
     domain: Any = constraints.real
     codomain: Any = constraints.real
     bijective = True
-    sign = +1
+    sign = 1  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Spline(Transform):
         return self.call_and_ladj(x)[0]
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self.inv(y)
+        return self.inv.call_and_ladj(y)[0]
 
     def _piece(self, x: Tensor) -> _Piece:
         here, there = self.widths, self.heights

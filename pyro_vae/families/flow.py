@@ -118,12 +118,14 @@ class _Standard(Flow):
         """Return the flow without context with these parameters, each of shape `features`."""
         return self._carried_by(parameters, None, None)
 
-    def _carried_by(self, values: Mapping[str, Tensor], source: Any, context: Any) -> own.Flow:
+    def _carried_by(
+        self, values: Mapping[str, Tensor], source: Any, context: Tensor | None
+    ) -> own.Flow:
         direct = self.flow(context)
         bijection = direct if self._set.get("inverse") else direct.inv
         loc = values["loc"]
-        batch = loc.shape[: loc.dim() - len(self.features)] if context is None else None
-        shape = (*(context.shape[:-1] if batch is None else batch), *self.features)
+        lead = loc.shape[: loc.dim() - len(self.features)]
+        shape = (*(lead if context is None else context.shape[:-1]), *self.features)
         carried = own.FlowTransform(
             bijection,
             self.features,

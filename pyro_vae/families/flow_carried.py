@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Flow", "Pushed"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -38,8 +39,9 @@ class Flow(Family):
         Variational Inference with Normalizing Flows (D. J. Rezende, S. Mohamed, 2015)
 
     Example:
-        >>> import zuko
         >>> from pyro_vae import families as fam
+        >>> from pyro_vae.families.flow_networks import zuko_package
+        >>> zuko = zuko_package()  # import zuko, without what that does to torch's validation
         >>> guide = fam.Flow(zuko.flows.NSF(4, context=16), context=16, features=(2, 2))
         >>> guide(torch.zeros(5, 16)).rsample().shape
         torch.Size([5, 2, 2])
@@ -61,20 +63,21 @@ class Flow(Family):
             )
         self.context, self.flow = context, flow
         self.learned, self.predicted = (), ((NETWORKS,) if context else ())
-        self._where, self.features = support, None
-        made = self._tried()
-        self.features = tuple(made.event_shape)
+        made = self._tried(support)
+        self.features: tuple[int, ...] = tuple(made.event_shape)
         if features is not None:
             self.features = self._checked_features(features)
-        self._where = self._tried().support
+        carry = self._from(made.transforms[0].context, self.features, support).transforms[0]
+        self._where: Any = carry.codomain
+        self._given = support
 
-    def _tried(self) -> own.Flow:
+    def _tried(self, support: Constraint | None) -> own.Flow:
         """What the flow makes of one empty context, for its shape and support."""
         like = next(iter(self.flow.parameters()), torch.zeros(()))
-        shape = (1, self.context) if self.context else None
+        context = like.new_zeros(1, self.context) if self.context else None
         try:
             with torch.no_grad():
-                made = self._carried(None if shape is None else like.new_zeros(shape))
+                made = self._from(context, None, support)
                 # networks are first run, and refuse a context, when they are given a point
                 (carry,) = made.transforms
                 carry.bijection.inv(like.new_zeros((*made.batch_shape, *carry.native)))
@@ -85,11 +88,11 @@ class Flow(Family):
             ) from error
         return made
 
-    def _carried(self, context: Tensor | None) -> own.Flow:
+    def _from(
+        self, context: Tensor | None, shape: tuple[int, ...] | None, support: Constraint | None
+    ) -> own.Flow:
         made = self.flow() if context is None else self.flow(context)
-        return own.from_zuko(
-            made, shape=self.features, support=self._where, source=self, context=context
-        )
+        return own.from_zuko(made, shape=shape, support=support, source=self, context=context)
 
     @property
     def support(self) -> Constraint:
@@ -104,7 +107,7 @@ class Flow(Family):
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
         """Return p(. | context), the flow of zuko as a full Pyro distribution."""
         self._check_context(context)
-        return self._carried(context)
+        return self._from(context, self.features, self._given)
 
     def extra_repr(self) -> str:
         """Return the features and context; the flow's networks are counted, not listed."""

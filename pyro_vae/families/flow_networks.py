@@ -50,6 +50,9 @@ class Periodic(Module):
 class Halves(Module):
     """A coupling layer of zuko's, whose halves are known before it is run."""
 
+    kept: Tensor
+    moved: Tensor
+
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
@@ -117,11 +120,9 @@ def freeze(flow: Module) -> None:
 
 def masked(family: Module) -> dict[str, Tensor]:
     """By name, which weights of masked layers are not used."""
-    return {
-        f"{name}.weight": ~module.mask
-        for name, module in family.named_modules()
-        if isinstance(module, nn.Linear) and isinstance(getattr(module, "mask", None), Tensor)
-    }
+    masks = {name: getattr(module, "mask", None) for name, module in family.named_modules()}
+    layers = {n: m for n, m in masks.items() if isinstance(m, Tensor) and m.dim() == 2}
+    return {f"{name}.weight": ~mask for name, mask in layers.items()}
 
 
 # ---------------------------------------------------------------------------------- settings

@@ -115,9 +115,9 @@ def _block(q: Space, p: Space) -> str:
 def _fitting_part(space: Space) -> list[str]:
     """The families that fit a part of a product."""
     guides = {
-        cls.__name__: space_of(cls.example().support)
+        cls.__name__: space_of(cls.where())
         for cls in registry.values()
-        if "guide" in cls.roles and cls is not Transported
+        if "guide" in cls.roles and cls is not Transported and not cls.available()
     }
     return sorted(
         f"fam.{name}"

@@ -78,9 +78,9 @@ def test_a_flow_is_refined_at_its_context():
     """Whose networks do nothing yet: its best member is the best mean-field Normal."""
     x = data(20)
     guide, flow = flow_guide(fam.RealNVP)
-    found = gaps(model, guide, x, **QUICK | {"refine_steps": 300})
+    found = gaps(model, guide, x, **QUICK | {"refine_steps": 500})
     assert found.attrs["gaps_freed"] == ["z: context"]
-    assert agree(found.refined_elbo, MEAN_FIELD.elbo(x), found.refined_elbo_std_error, 0.01)
+    assert agree(found.refined_elbo, MEAN_FIELD.elbo(x), found.refined_elbo_std_error, 0.02)
     assert found.attrs["amortisation_gap_mean"] > 0.1
     assert all(p.grad is None for p in flow.parameters())
     # once they do, each member is another one, and what is refined is not worse

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from builders import WIDTH, binary, copies, small_vae, svi, train, unmoved
+from builders import WIDTH, binary, copies, net, small_vae, svi, train, unmoved
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 from torch.distributions import Distribution
@@ -290,6 +290,35 @@ def test_what_cannot_be_pushed_is_refused():
         ValueError, match="noise on the circle .* VonMisesFisher lie on the sphere"
     ):
         fam.Pushed(fam.VonMisesFisher(2), through=fam.NCSF(2))
+
+
+# ------------------------------------------------------------------------ beside other families
+@pytest.mark.parametrize("name", ON_THE_LINE)
+def test_a_flow_guide_may_make_a_vamp_prior(name):
+    """The mixture of its densities at pseudo-inputs, each scored where none of them drew."""
+    x = binary(10).float()
+    encoder = nn.Sequential(net(6), shake(FLOWS[name](2, context=WIDTH, **SMALL)))
+    prior, z = fam.VampPrior(encoder, inputs=x[:4]), torch.randn(7, 2)
+    each = torch.stack([encoder(one.unsqueeze(0)).log_prob(z) for one in x[:4]])
+    torch.testing.assert_close(prior().log_prob(z), each.logsumexp(0) - math.log(4))
+
+
+def test_flows_are_parts_of_a_product():
+    parts = [shake(FLOWS[name](2, context=5, **SMALL)) for name in ("nsf", "ncsf")]
+    guide, context = fam.Product(*parts), torch.randn(7, 5)
+    z = guide(context).rsample()
+    apart = [
+        part(context).log_prob(z[:, i : i + 2]) for part, i in zip(parts, (0, 2), strict=True)
+    ]
+    torch.testing.assert_close(guide(context).log_prob(z), sum(apart), rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_is_carried_to_where_the_prior_lives():
+    guide = fam.Transported(fam.NSF(3, context=5, **SMALL), to=fam.Beta(3))
+    q = guide(torch.randn(7, 5))
+    x = q.sample()
+    assert inside(fam.Beta(3).support, x)
+    assert bool(q.log_prob(x).isfinite().all())
 
 
 # ------------------------------------------------------------------------ under other estimators

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["Product"]
 
-from collections.abc import Iterable
 from typing import Any
 
 from pyro.distributions import TorchDistribution
@@ -118,8 +117,9 @@ class Product(Family):
         return f"{features}" + (f", context={self.context}" if self.context else "")
 
 
-def _members(block: Family) -> Iterable[Any]:
-    return block.blocks.children() if isinstance(block, Product) else [block]
+def _members(block: Any) -> list[Any]:
+    inner: Any = getattr(block, "blocks", None)
+    return list(inner) if isinstance(block, Product) else [block]
 
 
 def _check_families(blocks: tuple[Family, ...]) -> None:

@@ -103,8 +103,9 @@ class Blocks(Constraint):
         return any(block.is_discrete for block in self.blocks)
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Blocks) and other.shapes == self.shapes
-        return same and other.blocks == self.blocks
+        if not isinstance(other, Blocks):
+            return False
+        return other.shapes == self.shapes and other.blocks == self.blocks
 
     def __hash__(self) -> int:
         return hash((Blocks, self.shapes))
@@ -139,6 +140,8 @@ class Blockwise(Transform):
         tensor([1.0000, 0.3333, 0.3333, 0.3333])
     """
 
+    codomain: Blocks  # type: ignore[assignment]
+
     def __init__(self, maps: Sequence[Transform], codomain: Blocks, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         self.maps, self.codomain = tuple(maps), codomain
@@ -149,8 +152,9 @@ class Blockwise(Transform):
         self.bijective = all(t.bijective for t in self.maps)  # type: ignore[misc]
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Blockwise) and other.codomain == self.codomain
-        return same and other.maps == self.maps
+        if not isinstance(other, Blockwise):
+            return False
+        return other.codomain == self.codomain and other.maps == self.maps
 
     def __hash__(self) -> int:
         return hash((Blockwise, self.codomain))

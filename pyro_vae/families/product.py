@@ -44,11 +44,13 @@ class Product(Family):
         (torch.Size([5, 7]), True)
     """
 
+    blocks: ModuleList
+
     def __init__(self, *blocks: Family) -> None:
         Module.__init__(self)
         _check_families(blocks)
         # a product of products is one of all their blocks
-        flat = [b for block in blocks for b in (block.blocks if _is_product(block) else [block])]
+        flat: list[Any] = [b for block in blocks for b in _members(block)]
         self.blocks = ModuleList(flat)
         sizes = sorted({block.context for block in flat} - {0})
         if len(sizes) > 1:
@@ -115,8 +117,9 @@ class Product(Family):
         return f"{features}" + (f", context={self.context}" if self.context else "")
 
 
-def _is_product(block: Family) -> bool:
-    return isinstance(block, Product)
+def _members(block: Any) -> list[Any]:
+    inner: Any = getattr(block, "blocks", None)
+    return list(inner) if isinstance(block, Product) else [block]
 
 
 def _check_families(blocks: tuple[Family, ...]) -> None:

@@ -97,11 +97,11 @@ def moves(d: Any) -> bool:
     where = space(_bare(d))
     if where.kind == "point":
         return True
-    if not any(isinstance(end, Tensor) and end.requires_grad for end in where[1:]):
+    if not any(isinstance(end, Tensor) and end.requires_grad for end in where[1:3]):
         return False
     if isinstance(_bare(d), TransformedDistribution):  # the infinite ends of what it maps stay so
         inner = space(_bare(_bare(d).base_dist))
-        return any(isinstance(end, Tensor) or math.isfinite(end) for end in inner[1:])
+        return any(isinstance(end, Tensor) or math.isfinite(end) for end in inner[1:3])
     return True
 
 

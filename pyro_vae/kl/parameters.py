@@ -168,8 +168,9 @@ def _mapped(d: Distribution, change: Callable[[Tensor], Tensor]) -> Distribution
 
 def _are_distributions(value: object) -> TypeGuard[tuple[Distribution, ...]]:
     """Whether an attribute holds several distributions, as the blocks of a product."""
-    several = isinstance(value, tuple) and len(value) > 0
-    return several and all(isinstance(v, Distribution) for v in value)
+    if not isinstance(value, tuple) or not value:
+        return False
+    return all(isinstance(v, Distribution) for v in value)
 
 
 def _derived(d: Distribution) -> list[str]:

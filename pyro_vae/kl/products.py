@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 import torch.distributions as td
 from torch import Tensor
@@ -57,7 +58,7 @@ def _as_product(d: Any) -> Any:
     if any(piece is None for piece in pieces):
         return d
     maps = zip(pieces, carry.maps, strict=True)
-    return Product([td.TransformedDistribution(a, [t], validate_args=False) for a, t in maps])
+    return Product([dist.TransformedDistribution(a, [t], validate_args=False) for a, t in maps])
 
 
 # ------------------------------------------------------------------------------------- the cuts

@@ -213,7 +213,8 @@ def _imputed(
 
 def _alike(parts: list[xr.Dataset]) -> list[xr.Dataset]:
     """The sites with gaps in some block, in all blocks."""
-    names = [n.removesuffix("_missing") for n in parts[0] if str(n).endswith("_missing")]
+    every = map(str, parts[0])
+    names = [n.removesuffix("_missing") for n in every if n.endswith("_missing")]
     gaps = [n for n in names if any(bool(part[f"{n}_missing"].any()) for part in parts)]
     if not gaps:
         raise ValueError(

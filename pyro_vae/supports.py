@@ -302,7 +302,8 @@ def data_support(distribution: Any) -> Constraint:
         >>> beta.support.check(ends).tolist(), data_support(beta).check(ends).tolist()
         ([True, True], [False, False])
     """
-    base, dims = distribution, 0
+    base: Any = distribution
+    dims = 0
     while not hasattr(base, "data_support"):
         dims += getattr(base, "reinterpreted_batch_ndims", 0)
         inner = [getattr(base, name, None) for name in ("base_dist", "component_distribution")]

@@ -52,7 +52,7 @@ PROMISES = {
         r"pictures: sandwich, manifold, draws of q\(z\)",
     ],
     "11_counts": [
-        r"nothing lost: 3\d% zeros(.*\n){4} +overdispersion is worth +\d\.\d+ \+- [01]\.\d+\n",
+        r"nothing lost: 3\d% zeros(.*\n){4} +overdispersion is worth +\d+\.\d+ \+- [01]\.\d+\n",
         r"a fifth lost: 4\d% zeros(.*\n){4} +overdispersion is worth +1\d\.\d+ \+- [0-2]\.\d+\n",
         r"nothing lost: learned g 0\.0[0-4]\d .*\n.*a fifth lost: learned g 0\.0[5-9]",
         r"with +offset: R\^2 of the library size 0\.[01]\d,.*\n"

@@ -21,7 +21,7 @@ from pyro_vae.families.discrete import (
 from pyro_vae.families.family import Family, Role, State, fitting, fitting_data, register, registry
 from pyro_vae.families.flow import MAF, NCSF, NSF, RealNVP
 from pyro_vae.families.flow_carried import Flow, Pushed
-from pyro_vae.families.grey import DiscretizedLogistic
+from pyro_vae.families.grey import DiscretizedLogistic, DiscretizedLogisticMixture
 from pyro_vae.families.hyperbolic import HyperbolicNormal
 from pyro_vae.families.interval import (
     Beta,
@@ -72,6 +72,7 @@ __all__ = [
     "ContinuousBernoulli",
     "Dirichlet",
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "Exponential",
     "Family",
     "Flow",

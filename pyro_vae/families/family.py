@@ -463,7 +463,7 @@ def fitting_data(x: Tensor) -> list[str]:
 
 
 def _holds(cls: type[Family], x: Tensor) -> bool:
-    options = dict(cls.example_options)
+    options: dict[str, Any] = dict(cls.example_options)
     if bool((x == x.round()).all()) and 0 <= float(x.max()) < _MOST_CLASSES:
         options = cls.options_for(x)
     d = cls(tuple(x.shape[1:]), **options)()

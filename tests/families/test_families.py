@@ -38,7 +38,17 @@ def between(law, x, marks):
 
 def grey_levels(x, loc, scale):
     marks = np.arange(0.5, 255) / 255
-    return between(stats.logistic(loc[:, None], scale[:, None]), x, np.tile(marks, (3, 1)))
+    return between(stats.logistic(loc[:, None], scale[:, None]), x, np.tile(marks, (len(loc), 1)))
+
+
+def grey_mixture(x, logits, loc, scale):
+    """Each feature has a mixture of its own."""
+    weights = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
+    humps = [
+        [grey_levels(x[:, i : i + 1], loc[i, k : k + 1], scale[i, k : k + 1]) for k in range(3)]
+        for i in range(3)
+    ]
+    return np.log(np.einsum("ik,ikn->in", weights, np.exp(humps))).sum(0)
 
 
 def ordinal(x, predictor, cutpoints):
@@ -289,6 +299,14 @@ ORACLES = {
         zero_inflated,
     ),
     "discretized_logistic": ({"loc": [0.1, 0.5, 1.2], "scale": [0.1, 0.01, 0.2]}, grey_levels),
+    "discretized_logistic_mixture": (
+        {
+            "logits": [[0.0, 1.0, -1.0]] * 3,
+            "loc": [[0.1, 0.5, 1.2], [0.2, 0.5, 0.9], [-0.1, 0.0, 0.3]],
+            "scale": [[0.1, 0.02, 0.2]] * 3,
+        },
+        grey_mixture,
+    ),
     "ordinal": (
         {"predictor": LOC, "cutpoints": [[-1.0, 0.0, 2.0], [-3.0, -1.0, 0.5], [1.0, 2.0, 3.0]]},
         ordinal,

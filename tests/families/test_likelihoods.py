@@ -15,7 +15,7 @@ from test_laws import shake, total_mass
 
 from pyro_vae import VAE, distributions, networks
 from pyro_vae import families as fam
-from pyro_vae.infer import TraceExactKL_ELBO, TraceIWAE_ELBO
+from pyro_vae.infer import TraceExactKL_ELBO, TraceIWAE_ELBO, capture
 from pyro_vae.supports import data_support, space_of
 
 PIXELS, ROWS = 6, 10
@@ -214,6 +214,7 @@ ILLEGAL = {
     "categorical": (0.5, "Normal"),
     "continuous_bernoulli": (1.5, "Normal"),
     "discretized_logistic": (256.0, "Poisson"),
+    "discretized_logistic_mixture": (-1.0, "Normal"),
     "negative_binomial": (-1.0, "Normal"),
     "ordinal": (4.0, "Poisson"),
     "poisson": (0.5, "Normal"),
@@ -292,6 +293,21 @@ def test_what_stands_under_the_mask_changes_nothing(name, elbo):
     assert all(bool(t.isfinite().all()) for t in found[0])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@likelihoods
+def test_a_captured_step_is_that_of_the_program(name):
+    vae, elbo = vae_of(name), TraceExactKL_ELBO()
+    x = drawn(vae)
+    captured = capture(elbo, vae.model, vae.guide, x, kwargs={"mask": MASK})
+    found = []
+    for loss in (captured, elbo.loss_and_grads):
+        args = () if loss is captured else (vae.model, vae.guide)
+        vae.zero_grad()
+        torch.manual_seed(4)
+        value = loss(*args, torch.where(MASK, x, math.nan), mask=MASK)
+        found.append([torch.as_tensor(value), *(p.grad.clone() for p in vae.parameters())])
+    torch.testing.assert_close(found[0], found[1], check_dtype=False)
 
 
 @likelihoods
@@ -391,6 +407,22 @@ def test_two_levels_are_a_bernoulli():
     for x in (0.0, 1.0):
         expected = dist.Bernoulli(logits=logits).log_prob(torch.tensor(x))
         torch.testing.assert_close(d.log_prob(torch.tensor([x])), expected)
+
+
+def test_every_pixel_chooses_its_own_component():
+    """Black or white, each pixel by itself; a `Mixture` chooses for all of them at once."""
+    ends, x = {"loc": [0.0, 1.0], "scale": 0.02, "components": 2}, torch.tensor([0.0, 255.0])
+    each = fam.DiscretizedLogisticMixture(2, **ends)()
+    assert each.log_prob(x).exp().item() == pytest.approx((0.5 * 0.5245) ** 2, rel=1e-2)
+    at_once = fam.Mixture(
+        2, family=fam.DiscretizedLogistic, components=2, loc=[[0.0], [1.0]], scale=0.02
+    )()
+    assert at_once.log_prob(x) < -40
+    torch.testing.assert_close(
+        at_once.log_prob(0 * x).exp().item(), 0.5 * 0.5245**2, rtol=1e-2, atol=0
+    )
+    with pytest.raises(ValueError, match="components must be at least 1"):
+        fam.DiscretizedLogisticMixture(2, components=0)
 
 
 # ---------------------------------------------------------------------- exposures

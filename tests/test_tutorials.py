@@ -51,6 +51,15 @@ PROMISES = {
         r"Beta\(2, 1\) prior",
         r"pictures: sandwich, manifold, draws of q\(z\)",
     ],
+    "08_discrete_and_mixed_latents": [
+        r"(enumerated|score function|straight-through|relaxed) +-2\d\.\d{3} \+- 0\.\d{3}\n" * 4,
+        r"enumerated +-2\d\.\d{3} \+- 0\.000 +1\.000 \+- 0\.000 +0\.000\n",
+        r"score function +-2\d\.\d{3} \+- 0\.0\d\d +-?\d\.\d{3} \+- \d\.\d{3} +[1-9]\d*\.",
+        r"straight-through +-2\d\.\d{3} \+- 0\.0\d\d +(?!0\.9|1\.0)-?\d\.\d{3} \+- 0\.\d{3} +\d\.",
+        r"relaxed +-\d+\.\d{3} .*\n",
+        r"KL of kind +\d\.\d{3} nats, closed\nKL of style +\d\.\d{3} nats, closed\n",
+        r"100 labels alone +\d\d\.\d% of 200 right\nand 1300 without +\d\d\.\d% of 200 right",
+    ],
     "11_counts": [
         r"nothing lost: 3\d% zeros(.*\n){4} +overdispersion is worth +\d+\.\d+ \+- [01]\.\d+\n",
         r"a fifth lost: 4\d% zeros(.*\n){4} +overdispersion is worth +1\d\.\d+ \+- [0-2]\.\d+\n",

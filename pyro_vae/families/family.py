@@ -159,7 +159,7 @@ class Family(nn.Module):
         context: int = 0,
         *,
         learnable: bool = False,
-        **options: int,
+        **options: Any,
     ) -> Family:
         """Return the member that the name of the family stands for, where nothing else is said."""
         return cls(features, context, learnable=learnable, **options)

@@ -411,7 +411,7 @@ def test_two_levels_are_a_bernoulli():
 
 def test_every_pixel_chooses_its_own_component():
     """Black or white, each pixel by itself; a `Mixture` chooses for all of them at once."""
-    ends, x = {"loc": [0.0, 1.0], "scale": 0.02, "components": 2}, torch.tensor([0.0, 255.0])
+    ends, x = {"loc": [0.0, 1.0], "scale": 0.02, "logistics": 2}, torch.tensor([0.0, 255.0])
     each = fam.DiscretizedLogisticMixture(2, **ends)()
     assert each.log_prob(x).exp().item() == pytest.approx((0.5 * 0.5245) ** 2, rel=1e-2)
     at_once = fam.Mixture(
@@ -421,8 +421,8 @@ def test_every_pixel_chooses_its_own_component():
     torch.testing.assert_close(
         at_once.log_prob(0 * x).exp().item(), 0.5 * 0.5245**2, rtol=1e-2, atol=0
     )
-    with pytest.raises(ValueError, match="components must be at least 1"):
-        fam.DiscretizedLogisticMixture(2, components=0)
+    with pytest.raises(ValueError, match="logistics must be at least 1"):
+        fam.DiscretizedLogisticMixture(2, logistics=0)
 
 
 # ---------------------------------------------------------------------- exposures

@@ -483,3 +483,30 @@ def test_offsets_without_counts_or_context_are_refused():
         ValueError, match=r"shape \(5, 1\), of which .* offset .* as y=, with shape"
     ):
         decoder(torch.zeros(5, 1))
+
+
+@pytest.mark.parametrize("wrong", [1e4, -math.inf], ids=["no logarithm", "no exposure"])
+def test_exposures_in_the_place_of_offsets_are_refused(wrong):
+    decoder = fam.WithOffset(torch.nn.Identity(), fam.Poisson(3, context=2))
+    context = torch.zeros(5, 3)
+    context[1, -1] = wrong
+    with pytest.raises(
+        ValueError, match=r"last column of y, ranges over .* y=torch.log\(exposure"
+    ):
+        decoder(context)
+
+
+def test_a_captured_step_takes_an_offset():
+    vae, y = exposed(), torch.linspace(-1.0, 1.0, ROWS)[:, None]
+    with torch.no_grad():
+        x = vae.model(y=y)
+    captured = capture(TraceExactKL_ELBO(), vae.model, vae.guide, x, kwargs={"y": y})
+    for offset in (y, y + 1):
+        torch.manual_seed(4)
+        found = captured(x, y=offset)
+        torch.manual_seed(4)
+        assert found.item() == pytest.approx(
+            TraceExactKL_ELBO().loss(vae.model, vae.guide, x, y=offset), rel=1e-5
+        )
+    with pytest.raises(ValueError, match="last column of y"):
+        captured(x, y=y + 95)

@@ -182,7 +182,7 @@ class WithOffset(nn.Module):
 
 def _no_exposure(offset: Tensor) -> ValueError:
     return ValueError(
-        f"WithOffset: the offset, the last column of y, ranges over [{float(offset.min()):g}, "
-        f"{float(offset.max()):g}], so that an exposure exp(offset) is 0 or infinite. It is the "
+        f"WithOffset: the offset, the last column of y, ranges over [{offset.min().item():g}, "
+        f"{offset.max().item():g}], so that an exposure exp(offset) is 0 or infinite. It is the "
         "logarithm of the exposure: y=torch.log(exposure / exposure.mean())."
     )

@@ -129,7 +129,7 @@ def impute(
         for number, block in enumerate(stream)
     ]
     table = xr.concat(_alike(parts), "data", join="exact", combine_attrs="override")
-    table = table.assign_coords(data=np.arange(stream.size), draw=np.arange(num_draws))
+    table = table.assign_coords({dim: np.arange(size) for dim, size in table.sizes.items()})
     share = _unreliable(table, num_samples) if weighted else 0.0
     return table.assign_attrs(
         stream.attrs, num_draws=num_draws, weighted=int(weighted), unreliable_share=share

@@ -63,12 +63,6 @@ def masked(likelihood: TorchDistribution, mask: Tensor) -> TorchDistribution:
     """
     if mask.dim() <= 1:
         return likelihood.mask(mask)
-    event_dim = len(likelihood.event_shape)
-    if isinstance(likelihood, MixtureSameFamily):
-        # what was not observed drops out of each component, and so out of their mixture
-        beside = mask.unsqueeze(-1 - event_dim) if mask.dim() > event_dim else mask
-        component = masked(likelihood.component_distribution, beside)
-        return MixtureSameFamily(likelihood.mixture_distribution, component)
     base: Any = likelihood
     while isinstance(base, dist.Independent):
         base = base.base_dist
@@ -79,7 +73,7 @@ def masked(likelihood: TorchDistribution, mask: Tensor) -> TorchDistribution:
             f"a {type(base).__name__} likelihood does not factorise over entries, so single "
             "entries cannot be masked; mask whole data points (a mask of shape (batch,))."
         )
-    return base.mask(mask).to_event(event_dim)
+    return base.mask(mask).to_event(len(likelihood.event_shape))
 
 
 def check_likelihood(likelihood: Any, batch: torch.Size, x: Tensor | None) -> None:

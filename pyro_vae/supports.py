@@ -34,6 +34,7 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
@@ -305,11 +306,16 @@ def data_support(distribution: Any) -> Constraint:
     base: Any = distribution
     dims = 0
     while not hasattr(base, "data_support"):
-        dims += getattr(base, "reinterpreted_batch_ndims", 0)
-        inner = [getattr(base, name, None) for name in ("base_dist", "component_distribution")]
-        if inner == [None, None]:
+        if isinstance(base, dist.Independent):
+            dims += base.reinterpreted_batch_ndims
+        if isinstance(
+            base, dist.Independent | dist.MaskedDistribution | dist.ExpandedDistribution
+        ):
+            base = base.base_dist
+        elif isinstance(base, torch.distributions.MixtureSameFamily):
+            base = base.component_distribution
+        else:
             return distribution.support
-        base = inner[0] or inner[1]
     found = base.data_support
     return constraints.independent(found, dims) if dims else found
 

@@ -209,6 +209,7 @@ def test_draws_are_those_of_the_conditional():
     found = impute(vae.model, vae.guide, with_gaps(x), mask=MASK, **options)
     mean, sd = (t.numpy() for t in ORACLE.completed(x, MASK))
     assert found.x.dims == ("draw", "data", "feature")
+    assert set(found.coords) == set(found.dims)
     draws, gaps = found.x.values, GAPS.numpy()
     np.testing.assert_array_equal(
         draws[:, ~gaps], np.broadcast_to(x.numpy()[~gaps], (count, *x.numpy()[~gaps].shape))

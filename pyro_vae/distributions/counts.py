@@ -44,7 +44,7 @@ class Poisson(OnIntegers, dist.Poisson):
         return torch.poisson(rate.expand(shape))
 
     def _log_density(self, value: Tensor, rate: Tensor) -> Tensor:
-        return torch.xlogy(value, rate) - rate - torch.lgamma(value + 1)
+        return value * _kept(rate).log() - rate - torch.lgamma(value + 1)
 
 
 class NegativeBinomial(OnIntegers, TorchDistribution):
@@ -58,11 +58,11 @@ class NegativeBinomial(OnIntegers, TorchDistribution):
     stays where it is when r moves, and the mass keeps its digits however large r.
 
     Arguments:
-        rate: The mean m, positive, of shape `batch_shape` (broadcast with `total_count`).
+        rate: The mean m, not negative, of shape `batch_shape` (broadcast with `total_count`).
         total_count: r, positive; no whole number is needed.
 
     Raises:
-        ValueError: If validation is on and a parameter is not positive.
+        ValueError: If validation is on and a parameter lies outside its range.
 
     References:
         An inquiry into the nature of frequency distributions representative of multiple
@@ -74,7 +74,7 @@ class NegativeBinomial(OnIntegers, TorchDistribution):
         (3.0, 9.0)
     """
 
-    arg_constraints: Any = {"rate": constraints.positive, "total_count": constraints.positive}
+    arg_constraints: Any = {"rate": constraints.nonnegative, "total_count": constraints.positive}
     support: Any = constraints.nonnegative_integer
 
     def __init__(
@@ -110,8 +110,8 @@ class ZeroInflatedNegativeBinomial(OnIntegers, TorchDistribution):
     (1 - g) rate.
 
     Arguments:
-        rate: The mean of the negative binomial, positive, of shape `batch_shape` (broadcast with
-            the others).
+        rate: The mean of the negative binomial, not negative, of shape `batch_shape` (broadcast
+            with the others).
         total_count: Its shape r, positive.
         gate_logits: The logit of g, real.
 
@@ -129,7 +129,7 @@ class ZeroInflatedNegativeBinomial(OnIntegers, TorchDistribution):
     """
 
     arg_constraints: Any = {
-        "rate": constraints.positive,
+        "rate": constraints.nonnegative,
         "total_count": constraints.positive,
         "gate_logits": constraints.real,
     }
@@ -180,8 +180,17 @@ def _polya_draw(
     shape: torch.Size, rate: Tensor, total_count: Tensor, dtype: torch.dtype
 ) -> Tensor:
     """Poisson draws of Gamma draws, the latter no larger than the type of the counts holds."""
-    log_gamma = log_gamma_draw(total_count, shape) + (rate / total_count).log()
+    log_gamma = log_gamma_draw(total_count, shape) + (_kept(rate) / total_count).log()
     return torch.poisson(capped_exp(log_gamma, dtype))
+
+
+# what an exponential has made of a prediction far below 0 has no logarithm
+_LEAST_RATE = 1e-150
+
+
+def _kept(rate: Tensor) -> Tensor:
+    """Rates of which x log(rate) and its slope are finite; below, with gradient 0."""
+    return rate.clamp(min=_LEAST_RATE)
 
 
 # from here on log Gamma is given by Stirling's series, to the last digit
@@ -190,7 +199,7 @@ _LARGE = 50.0
 
 def _log_polya(x: Tensor, rate: Tensor, total_count: Tensor) -> Tensor:
     """The log mass in float64; each branch sees arguments of its own alone."""
-    large = total_count > _LARGE
+    rate, large = _kept(rate), total_count > _LARGE
     r = torch.where(large, 1.0, total_count)
     rising = torch.lgamma(x + r) - torch.lgamma(r)
     near = rising - r * torch.log1p(rate / r) + x * (rate.log() - (r + rate).log())

@@ -21,6 +21,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from pyro_vae import distributions as own
+from pyro_vae.checks import require
 from pyro_vae.families.family import Family, Role, register
 from pyro_vae.families.parameters import Parameter
 from pyro_vae.networks import Log1p
@@ -128,7 +129,8 @@ class WithOffset(nn.Module):
 
     Raises:
         TypeError: If the family has no mean that an exposure could multiply.
-        ValueError: When called with no more than the offset.
+        ValueError: When called with no more than the offset, or with one whose exponential is 0
+            or infinite (the exposure in the place of its logarithm, say).
 
     References:
         Generalized linear models (J. A. Nelder, R. W. M. Wedderburn, 1972)
@@ -163,7 +165,7 @@ class WithOffset(nn.Module):
             The family's distribution with its rates multiplied by exp(offset).
 
         Raises:
-            ValueError: If there is nothing beside the offset.
+            ValueError: If there is nothing beside the offset, or its exponential is no exposure.
         """
         if context.shape[-1] < 2:
             raise ValueError(
@@ -171,10 +173,16 @@ class WithOffset(nn.Module):
                 "last column is the offset and nothing is left for the network. Pass the "
                 "logarithm of the exposure as y=, with shape (batch, 1)."
             )
-        values = self.family.values(self.net(context[..., :-1]))
-        exposure = context[..., -1].exp().reshape(*context.shape[:-1], *[1] * self._event_dim)
+        values, offset = self.family.values(self.net(context[..., :-1])), context[..., -1]
+        exposure = offset.exp().reshape(*offset.shape, *[1] * len(self.family.features))
+        legal = (exposure > 0) & exposure.isfinite()
+        require(legal.all(), lambda: _no_exposure(offset))
         return self.family.distribution(**{**values, "rate": values["rate"] * exposure})
 
-    @property
-    def _event_dim(self) -> int:
-        return len(self.family.features)
+
+def _no_exposure(offset: Tensor) -> ValueError:
+    return ValueError(
+        f"WithOffset: the offset, the last column of y, ranges over [{offset.min().item():g}, "
+        f"{offset.max().item():g}], so that an exposure exp(offset) is 0 or infinite. It is the "
+        "logarithm of the exposure: y=torch.log(exposure / exposure.mean())."
+    )

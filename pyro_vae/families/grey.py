@@ -91,9 +91,9 @@ class DiscretizedLogistic(_Grey):
 
 
 def _components(family: Family) -> tuple[int, ...]:
-    count = getattr(family, "components")  # noqa: B009 (an option, set by name)
+    count = getattr(family, "logistics")  # noqa: B009 (an option, set by name)
     if count < 1:
-        raise ValueError(f"{type(family).__name__}: components must be at least 1, not {count}.")
+        raise ValueError(f"{type(family).__name__}: logistics must be at least 1, not {count}.")
     return *family.features, count
 
 
@@ -108,7 +108,7 @@ class DiscretizedLogisticMixture(_Grey):
     """A likelihood for grey levels of several humps: for each feature a mixture of its own.
 
     log p(x) = sum_i log sum_k softmax(logits_i)_k DL(x_i; loc_ik, scale_ik), DL the mass of
-    `DiscretizedLogistic`: a pixel that may be black or white, but hardly grey. `components` is K;
+    `DiscretizedLogistic`: a pixel that may be black or white, but hardly grey. `logistics` is K;
     all parameters have shape `(*features, K)`. Features are independent given z, each with a
     choice of its own, as in PixelCNN++ and its kin; one choice for all features is
     `Mixture(family=DiscretizedLogistic)`.
@@ -117,17 +117,17 @@ class DiscretizedLogisticMixture(_Grey):
         features: The event shape.
         context: As for every family.
         levels: The number of levels, at least 2.
-        **options: `components`, and as for every family.
+        **options: `logistics`, and as for every family.
 
     Raises:
-        ValueError: If there are fewer than two levels or no component, and as for every family.
+        ValueError: If there are fewer than two levels or no logistic, and as for every family.
 
     References:
         PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood and other
         modifications (T. Salimans, A. Karpathy, X. Chen, D. P. Kingma, 2017)
 
     Example:
-        >>> d = DiscretizedLogisticMixture(1, components=2, loc=[0.0, 1.0], scale=0.01)()
+        >>> d = DiscretizedLogisticMixture(1, logistics=2, loc=[0.0, 1.0], scale=0.01)()
         >>> d.log_prob(torch.tensor([[0.0], [128.0], [255.0]])).exp() > 0.2
         tensor([ True, False,  True])
     """
@@ -137,8 +137,8 @@ class DiscretizedLogisticMixture(_Grey):
         "loc": Parameter(constraints.real, 1.0, shape=_components, pattern=_spread),
         "scale": Parameter(constraints.positive, 0.1, shape=_components),
     }
-    options = ("components", "levels")
-    example_options = {"components": 3, "levels": 256}
+    options = ("logistics", "levels")
+    example_options = {"logistics": 3, "levels": 256}
 
     def distribution(self, logits: Tensor, loc: Tensor, scale: Tensor) -> TorchDistribution:
         """Return a mixture of K DiscretizedLogistics for each feature."""

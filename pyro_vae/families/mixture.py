@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.distributions import MixtureSameFamily
 from pyro_vae.families.family import Family, Role, register
@@ -112,6 +112,10 @@ class Mixture(Family):
     def event_shape(self) -> tuple[int, ...]:
         """The shape of one draw, that of a component."""
         return self.component.event_shape
+
+    def scaling(self) -> tuple[nn.Module, ...]:
+        """Return what the family of the components asks for."""
+        return self.component.scaling()
 
     def distribution(self, weights: Tensor, **parameters: Tensor) -> TorchDistribution:
         """Return the mixture of the family's distributions, of batch shape `(*batch, K)`."""

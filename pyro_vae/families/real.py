@@ -22,12 +22,21 @@ _LOCATION_SCALE = {
 class Normal(Family):
     """Independent Normals: log p(z) = sum_i log N(z_i; loc_i, scale_i^2); standard member N(0, I).
 
-    As a likelihood, `scale` predicted, given, or learned as one constant per feature
-    (`learnable=("scale",)`).
+    As a likelihood its scale is one of three, and the choice matters: a fixed scale weighs errors
+    of x against the KL, a learned one is the noise of the data, a predicted one lets the decoder
+    say where it is sure (and collapse onto data that it knows by heart).
+
+        Normal(D, context=C, scale=0.1)                            given: a constant
+        Normal(D, context=C, scale=1.0, learnable=("scale",))      learned: a number per feature
+        Normal(D, context=C)                                       predicted: for each datum
+
+    The same holds of every scale of a likelihood, of a `StudentT` or of a `NegativeBinomial`.
 
     Example:
         >>> Normal(2, scale=0.5)().variance
         tensor([0.2500, 0.2500])
+        >>> Normal(2, context=16, scale=1.0, learnable=("scale",)).predicted
+        ('loc',)
     """
 
     roles = frozenset({"prior", "guide", "likelihood"})

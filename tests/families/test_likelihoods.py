@@ -21,6 +21,9 @@ from pyro_vae.supports import data_support, space_of
 PIXELS, ROWS = 6, 10
 LIKELIHOODS = {name: cls for name, cls in fam.registry.items() if "likelihood" in cls.roles}
 likelihoods = pytest.mark.parametrize("name", LIKELIHOODS)
+counted = pytest.mark.parametrize(
+    "name", [n for n, c in LIKELIHOODS.items() if space_of(c.example(1).support).name == "counts"]
+)
 MASK = torch.rand(ROWS, PIXELS, generator=torch.Generator().manual_seed(1)) > 0.3
 
 
@@ -147,6 +150,18 @@ def test_large_total_count_is_the_poisson(name):
     law = type(LIKELIHOODS[name].example(1)().base_dist)
     found = law(rate=rate, total_count=torch.tensor(1e15).double(), **options).log_prob(x)
     np.testing.assert_allclose(found, stats.poisson(12.0).logpmf(x.numpy()), rtol=1e-10)
+
+
+@counted
+def test_a_prediction_far_below_zero_is_a_rate_of_zero(name):
+    raw = torch.tensor([-120.0], requires_grad=True)
+    standard = LIKELIHOODS[name](1)
+    d = standard.distribution(**{**standard.values(), "rate": raw.exp()})
+    assert d.sample().item() == 0
+    for x in (0.0, 3.0):
+        log_mass = d.log_prob(torch.tensor([x]))
+        assert bool(log_mass.isfinite())
+        assert bool(torch.autograd.grad(log_mass, raw, retain_graph=True)[0].isfinite())
 
 
 @pytest.mark.usefixtures("float64")
@@ -409,9 +424,15 @@ def test_two_levels_are_a_bernoulli():
         torch.testing.assert_close(d.log_prob(torch.tensor([x])), expected)
 
 
+def test_mixtures_are_shown_what_their_components_are():
+    mixed = fam.Mixture(3, family=fam.DiscretizedLogistic, components=2, levels=17)
+    assert [m.scale for m in mixed.scaling()] == [16]
+    assert fam.Mixture(3, components=2).scaling() == ()
+
+
 def test_every_pixel_chooses_its_own_component():
     """Black or white, each pixel by itself; a `Mixture` chooses for all of them at once."""
-    ends, x = {"loc": [0.0, 1.0], "scale": 0.02, "components": 2}, torch.tensor([0.0, 255.0])
+    ends, x = {"loc": [0.0, 1.0], "scale": 0.02, "logistics": 2}, torch.tensor([0.0, 255.0])
     each = fam.DiscretizedLogisticMixture(2, **ends)()
     assert each.log_prob(x).exp().item() == pytest.approx((0.5 * 0.5245) ** 2, rel=1e-2)
     at_once = fam.Mixture(
@@ -421,8 +442,8 @@ def test_every_pixel_chooses_its_own_component():
     torch.testing.assert_close(
         at_once.log_prob(0 * x).exp().item(), 0.5 * 0.5245**2, rtol=1e-2, atol=0
     )
-    with pytest.raises(ValueError, match="components must be at least 1"):
-        fam.DiscretizedLogisticMixture(2, components=0)
+    with pytest.raises(ValueError, match="logistics must be at least 1"):
+        fam.DiscretizedLogisticMixture(2, logistics=0)
 
 
 # ---------------------------------------------------------------------- exposures
@@ -435,11 +456,6 @@ def exposed(name="negative_binomial"):
     )
     family = LIKELIHOODS[name](PIXELS, context=8)
     return VAE(fam.Normal(2), encoder, fam.WithOffset(networks.MLP(2, 8), family))
-
-
-counted = pytest.mark.parametrize(
-    "name", [n for n, c in LIKELIHOODS.items() if space_of(c.example(1).support).name == "counts"]
-)
 
 
 @counted
@@ -483,3 +499,30 @@ def test_offsets_without_counts_or_context_are_refused():
         ValueError, match=r"shape \(5, 1\), of which .* offset .* as y=, with shape"
     ):
         decoder(torch.zeros(5, 1))
+
+
+@pytest.mark.parametrize("wrong", [1e4, -math.inf], ids=["no logarithm", "no exposure"])
+def test_exposures_in_the_place_of_offsets_are_refused(wrong):
+    decoder = fam.WithOffset(torch.nn.Identity(), fam.Poisson(3, context=2))
+    context = torch.zeros(5, 3)
+    context[1, -1] = wrong
+    with pytest.raises(
+        ValueError, match=r"last column of y, ranges over .* y=torch.log\(exposure"
+    ):
+        decoder(context)
+
+
+def test_a_captured_step_takes_an_offset():
+    vae, y = exposed(), torch.linspace(-1.0, 1.0, ROWS)[:, None]
+    with torch.no_grad():
+        x = vae.model(y=y)
+    captured = capture(TraceExactKL_ELBO(), vae.model, vae.guide, x, kwargs={"y": y})
+    for offset in (y, y + 1):
+        torch.manual_seed(4)
+        found = captured(x, y=offset)
+        torch.manual_seed(4)
+        assert found.item() == pytest.approx(
+            TraceExactKL_ELBO().loss(vae.model, vae.guide, x, y=offset), rel=1e-5
+        )
+    with pytest.raises(ValueError, match="last column of y"):
+        captured(x, y=y + 95)

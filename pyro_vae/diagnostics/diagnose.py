@@ -191,15 +191,17 @@ def _together(
 
 
 def _padded(tables: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """Tables over all data, of which expensive diagnostics take some: the others have NaN."""
-    rows = [t.indexes["data"] for t in tables if "data" in t.indexes]
-    everyone = max(rows, key=len) if rows else None
-    return [
-        t.reindex(data=everyone)
-        if everyone is not None and "data" in t.indexes and t.indexes["data"].isin(everyone).all()
-        else t
-        for t in tables
-    ]
+    """Tables over all data and sites, of which some diagnostics take some: the others have NaN."""
+    for dim in ("data", "site"):
+        rows = [t.indexes[dim] for t in tables if dim in t.indexes]
+        everyone = max(rows, key=len) if rows else None
+        tables = [
+            t.reindex({dim: everyone})
+            if everyone is not None and dim in t.indexes and t.indexes[dim].isin(everyone).all()
+            else t
+            for t in tables
+        ]
+    return list(tables)
 
 
 def _plain(told: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:

@@ -111,7 +111,8 @@ def elbo(weights: LogWeights) -> Columns:
     """
     value, error = mean_and_error(weights.log_weight)
     fit, fit_error = mean_and_error(weights.log_likelihood)
-    sites = list(weights.log_q)
+    # in the order of the model, then those of the guide alone
+    sites = list(dict.fromkeys([*weights.log_prior, *weights.log_q]))
     ratios = [weights.log_q[n] - weights.log_prior.get(n, 0.0) for n in sites]
     sampled, noise = zip(*(mean_and_error(r) for r in ratios), strict=True)
     total, total_error = mean_and_error(torch.stack(ratios).sum(0))

@@ -150,8 +150,15 @@ def _outside(x: Tensor, legal: Tensor, likelihood: TorchDistribution) -> ValueEr
         f"({where}) in {len(rows)} of {len(x)} data: values such as {shown} "
         f"(row {int(rows[0])}); x ranges over [{float(x.min()):g}, {float(x.max()):g}]. "
         f"Likelihoods that fit: {fit}; or bring the data into the support "
-        "(datasets.binarize makes grey data binary)."
+        f"(datasets.binarize makes grey data binary{_levels(x)})."
     )
+
+
+def _levels(x: Tensor) -> str:
+    """What to say of grey levels that were divided by 255."""
+    levels = 255 * x
+    grey = (x >= 0).all() & (x <= 1).all() & ((levels - levels.round()).abs() < 1e-3).all()
+    return "; 255 x are grey levels, for fam.DiscretizedLogistic" if bool(grey) else ""
 
 
 def _aligned(mask: Tensor, x: Tensor) -> Tensor:

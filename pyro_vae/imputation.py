@@ -6,6 +6,11 @@ A guide that is given x with gaps draws from q(z | x_obs), which is not p(z | x_
 encoder takes what the gaps were filled with for data. So draws are weighted by
 p(x_obs, z) / q(z | x_obs), which is right whatever the guide, as long as its draws reach where the
 posterior is; k-hat says whether they do.
+
+Without weights it is two lines of Pyro, of a guide that is trusted:
+
+    drawn = Predictive(vae.guide, num_samples=100, parallel=True)(x, mask=mask)
+    x_mis = Predictive(vae.model, posterior_samples=drawn, parallel=True)(size=len(x))["x"]
 """
 
 from __future__ import annotations

@@ -228,8 +228,7 @@ def test_pyros_predictive_gives_the_same_by_hand():
     """The recipe without `impute`: guide draws given masked x, then x without observations."""
     x, vae, count = with_gaps(data()), vae_with(Posterior()), 3000
     drawn = Predictive(vae.guide, num_samples=count, parallel=True)(x, mask=MASK)
-    again = Predictive(vae.model, posterior_samples={"z": drawn["z"]}, parallel=True)
-    made = again(size=ROWS)["x"]
+    made = Predictive(vae.model, posterior_samples=drawn, parallel=True)(size=ROWS)["x"]
     mean, sd = ORACLE.completed(data(), MASK)
     z = (made.mean(0) - mean)[GAPS] / sd[GAPS] * math.sqrt(count)
     assert z.abs().max() < 5

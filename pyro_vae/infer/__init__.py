@@ -4,7 +4,7 @@ from pyro_vae.infer.bound import Bound
 from pyro_vae.infer.capturing import CapturedELBO, GraphInfo, NotCapturable, capture
 from pyro_vae.infer.exact_kl import TraceExactKL_ELBO
 from pyro_vae.infer.iwae import TraceIWAE_ELBO
-from pyro_vae.infer.programs import enumerated, given
+from pyro_vae.infer.programs import enumerated, given, summed
 from pyro_vae.infer.stl import TraceSTL_ELBO
 from pyro_vae.infer.terms import SiteRoute
 
@@ -20,4 +20,5 @@ __all__ = [
     "capture",
     "enumerated",
     "given",
+    "summed",
 ]

@@ -5,13 +5,14 @@ Both are what a mixed or semi-supervised model needs. With a discrete site y bes
     ELBO(x)    = sum_y q(y|x) [ L(x, y) - log q(y|x) ],
     L(x, y)    = E_q(z|x,y)[ log p(x, y, z) - log q(z|x,y) ],
 
-the first where y is unknown, by `enumerated` and Pyro's `TraceEnum_ELBO`, which does the sum
-exactly and samples the rest; the second where y was observed, by `given` and any ELBO.
+the second where y was observed, by `given` and any ELBO; the first where y is unknown, by `summed`
+and any ELBO that is a mean over draws, or by `enumerated` and Pyro's `TraceEnum_ELBO`, which
+samples the KL of every other site, but takes several discrete ones.
 """
 
 from __future__ import annotations
 
-__all__ = ["enumerated", "given"]
+__all__ = ["enumerated", "given", "summed"]
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,7 +20,11 @@ from typing import Any, TypeAlias
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _DIM_ALLOCATOR
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -110,6 +115,52 @@ def given(model: Program, guide: Program, **observed: Tensor) -> tuple[Program, 
     )
 
 
+def summed(model: Program, guide: Program, site: str) -> tuple[Program, Program]:
+    """Return model and guide in which an ELBO sums over a discrete site, whatever the ELBO is.
+
+    ELBO(x) = sum_y q(y|x) L(x, y) - KL(q(y|x) || p(y)). The site is hidden in the guide, and
+    observed in the model at all its values, along a plate of its own; every other site is drawn
+    once for each of them, and weighed by q(y|x), whose parameters have their gradient through that
+    weight. So `TraceExactKL_ELBO` has the KL of the other sites exactly, `TraceSTL_ELBO` their
+    path alone, and both can be captured, which `TraceEnum_ELBO` cannot.
+
+    What y costs, KL(q(y|x) || p(y)), is told by `terms` as `log_likelihood.y`, negated. Vectorised
+    particles need one more dimension: leave `max_plate_nesting` to be found, or add 1.
+    `TraceIWAE_ELBO` refuses weights within a datum.
+
+    Arguments:
+        model: A Pyro model.
+        guide: Its guide, which draws the site before all others.
+        site: The name of a discrete site of at most 1024 values.
+
+    Returns:
+        Both programs, of the same arguments, to be run in turn: the guide, then the model; modules
+        that hold the given ones.
+
+    Raises:
+        ValueError: When called, if the guide has no such site, draws another one before it, or
+            cannot list its values, or if the model is run alone.
+
+    Example:
+        >>> from pyro_vae import HierarchicalVAE, families as fam, infer
+        >>> vae = HierarchicalVAE(
+        ...     priors={"y": fam.Bernoulli(1), "z": fam.Normal(1, context=1)},
+        ...     encoders={"y": fam.Bernoulli(1, context=3), "z": fam.Normal(1, context=4)},
+        ...     decoder=fam.Normal(3, context=2),
+        ...     skip=True,
+        ... )
+        >>> elbo = infer.TraceExactKL_ELBO(strict=True)
+        >>> loss = elbo.loss(*summed(vae.model, vae.guide, "y"), torch.zeros(5, 3))
+        >>> elbo.routes["z"].kind
+        'closed'
+    """
+    values = _Values(site)
+    return (
+        _Within(model, lambda: _SumModel(values)),
+        _Within(guide, lambda: _SumGuide(values)),
+    )
+
+
 class _Within(nn.Module):
     """A program, run within a handler; a module, so that the parameters below it are found."""
 
@@ -145,6 +196,129 @@ class _Observe(Messenger):
             raise ValueError(f"the model has no site {sorted(self.missing)[0]!r} to be observed.")
 
 
+class _Values:
+    """All values of a site, and what q says of them: the guide leaves it, the model reads it."""
+
+    def __init__(self, site: str) -> None:
+        self.site, self.frame = site, None
+        self.log_q, self.value = torch.empty(0), torch.empty(0)
+        self.scales: dict[Any, Tensor] = {}
+
+    def list(self, msg: Any) -> None:
+        fn = _listed(self.site, msg["fn"])
+        if fn is None:
+            raise ValueError(
+                f"site {self.site!r}: the values of a {distribution_name(msg['fn'])} cannot be "
+                "listed, so there is no sum over them; only finite discrete sites have one."
+            )
+        depths = [-f.dim for f in msg["cond_indep_stack"] if f.vectorized]
+        dim = -1 - max([*depths, len(fn.batch_shape)])
+        value = fn.enumerate_support(expand=True)
+        lead = [1] * (-1 - dim - len(fn.batch_shape))
+        self.value = value.reshape(len(value), *lead, *value.shape[1:])
+        self.log_q = fn.log_prob(self.value)
+        self.frame = CondIndepStackFrame(f"values of {self.site}", dim, len(value), 0, len(value))
+        self.scales = {1.0: self.log_q.exp()}
+
+    def spread(self, msg: Any) -> None:
+        """Put another site into the plate of the values, each weighed by q."""
+        scale = msg["scale"]
+        if not isinstance(scale, Tensor) and scale not in self.scales:
+            self.scales[scale] = scale * self.scales[1.0]
+        # guide and model are to hold the same tensor, so that they are known to weigh alike
+        msg["scale"] = (
+            scale * self.scales[1.0] if isinstance(scale, Tensor) else self.scales[scale]
+        )
+        # last, for the outermost plate is that of the data
+        msg["cond_indep_stack"] = (*msg["cond_indep_stack"], self.frame)
+        BroadcastMessenger._pyro_sample(msg)
+
+
+class _Sum(Messenger):
+    """Holds the dimension of the values, so that no other plate takes it."""
+
+    def __init__(self, values: _Values) -> None:
+        super().__init__()
+        self.values, self.held = values, None
+
+    def hold(self) -> None:
+        frame = self.values.frame
+        assert frame is not None
+        self.held = frame.name, _DIM_ALLOCATOR.allocate(frame.name, frame.dim)
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if self.held is not None:
+            _DIM_ALLOCATOR.free(*self.held)
+        super().__exit__(kind, error, traceback)
+
+
+class _SumGuide(_Sum):
+    def __enter__(self) -> Any:
+        self.values.frame = None
+        return super().__enter__()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
+        if msg["name"] == self.values.site:
+            self.values.list(msg)
+            self.hold()
+            msg["value"], msg["is_observed"], msg["stop"] = self.values.value, True, True
+        elif self.values.frame is None:
+            raise ValueError(
+                f"the guide draws {msg['name']!r} before {self.values.site!r}; it must draw first "
+                "what is summed over."
+            )
+        else:
+            self.values.spread(msg)
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        super().__exit__(kind, error, traceback)
+        if kind is None and self.values.frame is None:
+            raise ValueError(f"the guide has no site {self.values.site!r} to be summed over.")
+
+
+class _SumModel(_Sum):
+    def __enter__(self) -> Any:
+        if self.values.frame is None:
+            raise ValueError(
+                f"the guide lists the values of {self.values.site!r}: run it before the model."
+            )
+        self.hold()
+        return super().__enter__()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
+        self.values.spread(msg)
+        if msg["name"] == self.values.site:
+            msg["fn"] = _Against(msg["fn"], self.values.log_q)
+            msg["value"], msg["is_observed"] = self.values.value, True
+
+
+class _Against(TorchDistribution):
+    """log p(y) - log q(y), as if it were a density: weighed by q, minus KL(q || p)."""
+
+    arg_constraints = {}  # type: ignore[assignment]
+
+    def __init__(self, p: Any, log_q: Tensor) -> None:
+        self.p, self.log_q = p, log_q
+        super().__init__(p.batch_shape, p.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:  # type: ignore[override]
+        """That of p."""
+        return self.p.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _Against:
+        """Return the same with a larger batch shape."""
+        return _Against(self.p.expand(batch_shape), self.log_q)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(y) - log q(y), in nats, with the batch shape of p."""
+        return self.p.log_prob(value) - self.log_q
+
+
 class _Enumerate(Messenger):
     """Marks sites for Pyro's enumeration, after giving groups of them a list of their values."""
 
@@ -152,14 +326,23 @@ class _Enumerate(Messenger):
         fn = msg["fn"]
         if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
-        dims = fn.reinterpreted_batch_ndims if isinstance(fn, dist.Independent) else 0
-        base = fn.base_dist if dims else fn
-        if not getattr(base, "has_enumerate_support", False):
-            return
-        if dims or fn.has_rsample:
-            fn = msg["fn"] = _Groups(base, dims)
-            _check_count(msg["name"], fn)
-        msg["infer"].setdefault("enumerate", "parallel")
+        listed = _listed(msg["name"], fn)
+        if listed is not None:
+            msg["fn"] = listed
+            msg["infer"].setdefault("enumerate", "parallel")
+
+
+def _listed(name: str, fn: Any) -> Any:
+    """The distribution in a form that lists its values; None if it has no list."""
+    dims = fn.reinterpreted_batch_ndims if isinstance(fn, dist.Independent) else 0
+    base = fn.base_dist if dims else fn
+    if not getattr(base, "has_enumerate_support", False):
+        return None
+    if not (dims or fn.has_rsample):
+        return fn
+    groups = _Groups(base, dims)
+    _check_count(name, groups)
+    return groups
 
 
 class _Groups(dist.Independent):

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from builders import WIDTH, binary, copies, net, small_vae, unmoved
+from paired import agree
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 
@@ -22,6 +23,7 @@ from pyro_vae.infer import (
     capture,
     enumerated,
     given,
+    summed,
 )
 
 LATENTS = {
@@ -152,7 +154,7 @@ def test_an_exact_kl_is_left_of_what_was_not_observed():
     assert abs(found.mean() + mixed.log_joint()[:, 0].sum().item()) < 5.5 * error
 
 
-def learned():
+def learned(**options):
     return HierarchicalVAE(
         {
             "y": fam.OneHotCategorical(1, categories=3),
@@ -164,6 +166,7 @@ def learned():
         },
         nn.Sequential(net(5), fam.Bernoulli(6, WIDTH)),
         skip=True,
+        **options,
     )
 
 
@@ -206,6 +209,125 @@ def test_pyros_enumeration_reads_numbers_and_is_not_captured():
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
     with pytest.raises(NotCapturable, match=r"mask\.all"):
         capture(elbo, vae.model, enumerated(vae.guide), binary())
+
+
+# ---------------------------------------------------------------------- sums under any ELBO
+
+
+@pytest.mark.parametrize("kind", LATENTS)
+def test_a_sum_over_the_only_site_is_exact_under_any_elbo(kind):
+    guide = LATENTS[kind](WIDTH)
+    prior = fam.Bernoulli(2) if kind == "straight-through" else LATENTS[kind]()
+    vae, x = small_vae(prior, guide, data_size=50), binary()
+    exact = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(
+        vae.model, enumerated(vae.guide), x
+    )
+    wanted = torch.autograd.grad(exact, list(vae.parameters()))
+    for elbo in (Trace_ELBO(), TraceExactKL_ELBO(), TraceSTL_ELBO()):
+        loss = elbo.differentiable_loss(*summed(vae.model, vae.guide, "z"), x)
+        torch.testing.assert_close(loss, exact, rtol=1e-5, atol=1e-3)
+        found = torch.autograd.grad(loss, list(vae.parameters()))
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "elbo", [Trace_ELBO(), TraceSTL_ELBO(2), TraceSTL_ELBO(3, vectorize_particles=True)]
+)
+def test_a_sum_with_the_exact_posterior_is_the_closed_form(elbo):
+    mixed = Mixed()
+    joint = mixed.log_joint()
+    q = torch.linspace(-1, 1, 12 * CLASSES).double().reshape(12, CLASSES).log_softmax(-1)
+    vae = mixed.vae(q)
+    loss = elbo.loss(*summed(vae.model, vae.guide, "y"), mixed.x)
+    assert loss == pytest.approx(-(q.exp() * (joint - q)).sum().item(), rel=1e-9)
+
+
+def test_terms_tell_what_the_site_costs_by_datum():
+    mixed = Mixed()
+    q = torch.linspace(-1, 1, 12 * CLASSES).double().reshape(12, CLASSES).log_softmax(-1)
+    vae = mixed.vae(q)
+    found = TraceSTL_ELBO().terms(*summed(vae.model, vae.guide, "y"), mixed.x)
+    kl = (q.exp() * (q - mixed.logits.log_softmax(0))).sum(-1)
+    torch.testing.assert_close(found["log_likelihood.y"], -kl)
+    torch.testing.assert_close(found["elbo"], (q.exp() * (mixed.log_joint() - q)).sum(-1))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_particles": 2, "vectorize_particles": True}])
+def test_sums_with_an_exact_kl_have_the_gradient_of_pyros_enumeration(options):
+    vae, x = learned(data_size=40), binary()
+    elbo, other = TraceExactKL_ELBO(strict=True, **options), TraceEnum_ELBO(max_plate_nesting=1)
+    parameters, rows = list(vae.parameters()), []
+    for _ in range(150):
+        pair = []
+        for loss in (
+            elbo.differentiable_loss(*summed(vae.model, vae.guide, "y"), x),
+            other.differentiable_loss(vae.model, enumerated(vae.guide), x),
+        ):
+            gradient = torch.autograd.grad(loss, parameters)
+            pair.append(torch.cat([loss.reshape(1), *[g.flatten() for g in gradient]]).detach())
+        rows.append(torch.stack(pair).double())
+    ours, pyros = torch.stack(rows).numpy().swapaxes(0, 1)
+    assert agree(ours, pyros)
+    route = elbo.routes["z"]  # scaled by a plate of particles, weights are compared by value
+    assert route.kind == "closed" or (route.kind == "mixed" and route.sampled == 0)
+    # a faulty sum would be seen: another weight of the classes is another gradient
+    assert not agree(1.1 * ours, pyros)
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO(), TraceExactKL_ELBO(), TraceSTL_ELBO()])
+def test_sums_are_captured(elbo):
+    vae, x = learned(), binary()
+    programs = summed(vae.model, vae.guide, "y")
+    captured = capture(elbo, *programs, x)
+    found = []
+    for captures in (True, False):
+        torch.manual_seed(1)
+        vae.zero_grad()
+        loss = captured(x) if captures else elbo.differentiable_loss(*programs, x)
+        if not captures:
+            loss.backward()
+        found.append((loss.detach(), [p.grad.clone() for p in vae.parameters()]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_importance_weights_within_a_datum_are_refused():
+    vae = learned()
+    with pytest.raises(NotImplementedError, match="scaled datum by datum"):
+        TraceIWAE_ELBO(2).loss(*summed(vae.model, vae.guide, "y"), binary())
+
+
+@pytest.mark.parametrize(
+    ("site", "match"),
+    [("label", "draws 'y' before 'label'"), ("z", "draws 'y' before 'z'")],
+)
+def test_the_site_of_a_sum_comes_first(site, match):
+    vae = learned()
+    with pytest.raises(ValueError, match=match):
+        Trace_ELBO().loss(*summed(vae.model, vae.guide, site), binary())
+
+
+def test_what_cannot_be_summed_is_refused():
+    vae, x = small_vae(), binary()
+    model, guide = summed(vae.model, vae.guide, "z")
+    with pytest.raises(ValueError, match="values of a Normal cannot be listed"):
+        Trace_ELBO().loss(model, guide, x)
+    with pytest.raises(ValueError, match="run it before the model"):
+        summed(vae.model, vae.guide, "z")[0](x)
+    with pytest.raises(ValueError, match="the guide has no site 'z'"):
+        summed(vae.model, lambda x: None, "z")[1](x)
+    many = small_vae(fam.Bernoulli(11), fam.Bernoulli(11, WIDTH))
+    with pytest.raises(ValueError, match=r"2\^11 values"):
+        Trace_ELBO().loss(*summed(many.model, many.guide, "z"), x)
+
+
+def test_particles_find_another_dimension():
+    vae, x = learned(), binary()
+    elbo = TraceExactKL_ELBO(3, vectorize_particles=True, max_plate_nesting=1)
+    with pytest.raises(ValueError, match="dim"):
+        elbo.loss(*summed(vae.model, vae.guide, "y"), x)
+    # what failed holds nothing
+    elbo = TraceExactKL_ELBO(3, vectorize_particles=True, max_plate_nesting=2)
+    assert math.isfinite(elbo.loss(*summed(vae.model, vae.guide, "y"), x))
 
 
 # ---------------------------------------------------------------------- refusals

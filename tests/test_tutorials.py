@@ -51,6 +51,14 @@ PROMISES = {
         r"Beta\(2, 1\) prior",
         r"pictures: sandwich, manifold, draws of q\(z\)",
     ],
+    "07_learnable_priors": [
+        r"log p\(x\) with N\(0, I\): -2\d\.\d\d nats a digit",
+        r"N\(0, I\) +\d\.\d\d to \d\.\d\d +\d+\.\d \+- \d\.\d +\+0\.00 \+- 0\.00 +\d+%\n",
+        r"mixture +\S+ to \d\.\d\d",
+        r"VampPrior +\S+ to \d\.\d\d .*\+\d\.\d\d \+- 0\.\d\d +\d+%\n",
+        r"spline flow +\S+ to \d\.\d\d .*[+-]\d\.\d\d \+- 0\.\d\d +\d+%\n",
+        r"pictures: prior and q\(z\), samples, N\(0, I\)",
+    ],
     "08_discrete_and_mixed_latents": [
         r"(enumerated|score function|straight-through|relaxed) +-2\d\.\d{3} \+- 0\.\d{3}\n" * 4,
         r"enumerated +-2\d\.\d{3} \+- 0\.000 +1\.000 \+- 0\.000 +0\.000\n",

@@ -43,7 +43,8 @@ class HierarchicalVAE(VAE):
 
     What looks at a layer receives its draw; what looks at several things (x and a layer, a layer
     and y) receives them flattened and joined in this order: `networks.Beside` leads the first part
-    through a network of its own. A layer may be discrete.
+    through a network of its own. A layer may be discrete: `infer.summed` and `infer.enumerated`
+    sum over it, `infer.given` puts labels in its place.
 
     Arguments:
         priors: A mapping from the names of the layers, the highest first, to their priors: the

@@ -30,7 +30,10 @@ README = Path(__file__).parents[2] / "README.md"
 ELSEWHERE = {
     "transported": "wherever the prior lives",
     "vamp_prior": "wherever the guide lives",
+    "mixture": "wherever its components live",
+    "product": "where its blocks live, side by side",
 }
+
 # rows of the table, and the spaces of specimens in each
 ROWS = {
     "real line": ("real line",),

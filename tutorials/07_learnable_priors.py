@@ -51,7 +51,9 @@ def train(make_prior, latent=LATENT):
 # %%
 PRIORS = {
     "N(0, I)": lambda n, encoder: fam.Normal(n),
-    "mixture": lambda n, encoder: fam.Mixture(n, components=COMPONENTS, learnable=True),
+    "mixture": lambda n, encoder: fam.Mixture(
+        n, components=COMPONENTS, loc=torch.randn(COMPONENTS, n), learnable=True
+    ),
     "VampPrior": lambda n, encoder: fam.VampPrior(encoder, inputs=digits.train[:COMPONENTS]),
     "spline flow": lambda n, encoder: fam.NSF(n, learnable=True),
 }

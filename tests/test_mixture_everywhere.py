@@ -151,7 +151,7 @@ def test_single_entries_of_joint_components_cannot_be_masked():
     joint = fam.Mixture(3, context=8, components=2, family=fam.FullNormal)
     vae = small_vae(likelihood=joint)
     x, mask = torch.randn(5, 3), torch.ones(5, 3, dtype=torch.bool)
-    with pytest.raises(ValueError, match="MultivariateNormal likelihood does not factorise"):
+    with pytest.raises(ValueError, match="MultivariateNormal does not factorise"):
         vae.model(x, mask=mask)
     vae.model(x, mask=mask[:, 0])
 

@@ -203,12 +203,11 @@ def prior_table(results):
                 f"{np.mean([r['gap'] for r in mine]):.2f}",
                 mine[0]["parameters"],
                 f"{np.mean([r['epochs'] for r in mine]):.0f}",
-                f"{np.mean([r['seconds'] for r in mine]):.1f}",
             ]
         )
     heads = [
         *("prior", "log p(x)", f"less that of {PLAIN}", "seeds won", "log p(x) - ELBO"),
-        *("parameters of its own", "epochs", "seconds"),
+        *("parameters of its own", "epochs"),
     ]
     worst = max(r["std_error"] for r in results)
     share = np.mean([r["unreliable"] for r in results])

@@ -8,7 +8,14 @@ head would never receive a gradient. Ours reads the triangle alone.
 
 from __future__ import annotations
 
-__all__ = ["FINITE_VARIANCE", "SPACED", "Parameter", "TriangleToCholesky", "transform_for"]
+__all__ = [
+    "FINITE_VARIANCE",
+    "SPACED",
+    "Parameter",
+    "SoftplusAbove",
+    "TriangleToCholesky",
+    "transform_for",
+]
 
 import math
 from collections.abc import Callable
@@ -19,6 +26,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import Transform, transform_to
 from torch.distributions.constraints import Constraint
+from torch.distributions.transforms import AffineTransform, ComposeTransform, SoftplusTransform
 from torch.nn.functional import softplus
 
 FINITE_VARIANCE = constraints.greater_than(2.001)
@@ -38,6 +46,15 @@ class _Spaced(type(constraints.ordered_vector)):
 
 SPACED = _Spaced()
 """Increasing numbers at least 1e-4 apart: in float32, 10 + exp(-17) is 10."""
+
+
+class SoftplusAbove(type(FINITE_VARIANCE)):
+    """Numbers above a bound, reached from real numbers by softplus(x) + bound.
+
+    Example:
+        >>> transform_for(SoftplusAbove(2.0))(torch.tensor(0.0))
+        tensor(2.6931)
+    """
 
 
 class Parameter(NamedTuple):
@@ -153,4 +170,7 @@ def transform_for(constraint: Constraint) -> Transform:
         return TriangleToCholesky()
     if constraint is SPACED:
         return ToSpaced()
+    if isinstance(constraint, SoftplusAbove):
+        parts: list[Transform] = [SoftplusTransform(), AffineTransform(constraint.lower_bound, 1)]
+        return ComposeTransform(parts)
     return transform_to(constraint)

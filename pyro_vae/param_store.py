@@ -60,6 +60,8 @@ def announce(
     """
     store, collecting, known = pyro.get_param_store(), _collecting(), aliases or {}
     _refuse_to_thaw(name, module)
+    if not collecting and len(store) == 0:
+        return  # nobody asks, and nothing was loaded
     for parameter_name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -59,7 +59,7 @@ DRAWS = 1000
 _LATENT_NUMBERS = 2**24  # of one run of the guide, at most
 _REPEATED_ROWS = 4096  # of one run of a guide that wants its data repeated
 # of one run of the model, at most: observed numbers, and rows (the caches of a CPU are small)
-_NUMBERS = {"cpu": (2**20, 2**14)}
+_NUMBERS = {"cpu": (2**20, 2**12)}
 _NUMBERS_ELSEWHERE = (2**26, 2**18)
 _LARGEST_KEPT = 31 * 2**20  # bytes
 

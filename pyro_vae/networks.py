@@ -19,7 +19,30 @@ from torch.nn.functional import interpolate
 Activation = Callable[[], nn.Module]
 
 
-class MLP(nn.Sequential):
+class _Perceptron(nn.Sequential):
+    """Layers of vectors, after an event that is flattened."""
+
+    def __init__(
+        self,
+        features: int | Sequence[int],
+        widths: Sequence[int],
+        layer: Callable[[int, int], Sequence[nn.Module]],
+    ) -> None:
+        self.event_shape, sizes = _sizes(type(self).__name__, features, widths)
+        pairs = zip(sizes, sizes[1:], strict=False)
+        super().__init__(*(module for pair in pairs for module in layer(*pair)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activations of the last layer, with shape `(*batch, widths[-1])`.
+
+        Arguments:
+            x: The input, with shape `(*batch, *features)`; integers are taken as numbers.
+        """
+        x = _checked(self, x, self.event_shape)
+        return super().forward(x.flatten(x.dim() - len(self.event_shape)))
+
+
+class MLP(_Perceptron):
     """A multilayer perceptron h = a(W_L ... a(W_1 x + b_1) ... + b_L), activated at every layer.
 
     The last layer is activated too, for a family's linear head follows it.
@@ -43,20 +66,7 @@ class MLP(nn.Sequential):
         *widths: int,
         activation: Activation = nn.ReLU,
     ) -> None:
-        self.event_shape, sizes = _sizes(type(self).__name__, features, widths)
-        layers: list[nn.Module] = []
-        for inner, outer in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Linear(inner, outer), activation()]
-        super().__init__(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the activations of the last layer, with shape `(*batch, widths[-1])`.
-
-        Arguments:
-            x: The input, with shape `(*batch, *features)`; integers are taken as numbers.
-        """
-        x = _checked(self, x, self.event_shape)
-        return super().forward(x.flatten(x.dim() - len(self.event_shape)))
+        super().__init__(features, widths, lambda n, m: [nn.Linear(n, m), activation()])
 
 
 class Log1p(nn.Module):
@@ -121,7 +131,7 @@ class Rescale(nn.Module):
         return f"loc={self.loc:g}, scale={self.scale:g}"
 
 
-class GatedMLP(nn.Sequential):
+class GatedMLP(_Perceptron):
     """A gated perceptron, h_l = (A_l h_l-1 + a_l) * sigmoid(B_l h_l-1 + b_l), h_0 = x.
 
     Each layer is linear where its gates stand open, and twice as large as a layer of an `MLP`.
@@ -144,20 +154,8 @@ class GatedMLP(nn.Sequential):
     """
 
     def __init__(self, features: int | Sequence[int], *widths: int) -> None:
-        self.event_shape, sizes = _sizes(type(self).__name__, features, widths)
-        layers: list[nn.Module] = []
-        for inner, outer in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Linear(inner, 2 * outer), nn.GLU(-1)]  # A and B in one matrix
-        super().__init__(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the last layer, with shape `(*batch, widths[-1])`.
-
-        Arguments:
-            x: The input, with shape `(*batch, *features)`; integers are taken as numbers.
-        """
-        x = _checked(self, x, self.event_shape)
-        return super().forward(x.flatten(x.dim() - len(self.event_shape)))
+        # A and B in one matrix
+        super().__init__(features, widths, lambda n, m: [nn.Linear(n, 2 * m), nn.GLU(-1)])
 
 
 class ConvEncoder(nn.Module):

@@ -1,11 +1,15 @@
 """Small VAEs and data for tests."""
 
+import functools
+
 import pyro
 import torch
 from torch import nn
 
 from pyro_vae import VAE, networks
 from pyro_vae import families as fam
+from pyro_vae.families import registry
+from pyro_vae.supports import lies_within
 
 WIDTH = 8
 
@@ -31,6 +35,38 @@ def small_vae(prior=None, guide=None, likelihood=None, *, latents=2, pixels=6, *
 def trains(cls):
     """Whether a family has anything to train: a uniform prior has nothing."""
     return "learnable" in cls.states()
+
+
+EVENT = (3, 4)
+
+
+def names(role):
+    """The families of the shelf that play a role."""
+    return [name for name, cls in registry.items() if role in cls.roles]
+
+
+def shaped(name, **options):
+    """A member whose draws have shape EVENT, whatever its features count."""
+    member = registry[name].example(EVENT, **options)
+    return member if member.event_shape == EVENT else registry[name].example(EVENT[0], **options)
+
+
+def prior_of(name):
+    """A prior that is trained too, where it has something to train."""
+    return shaped(name, learnable=trains(registry[name]))
+
+
+def guide_of(name):
+    return shaped(name, context=WIDTH)
+
+
+@functools.cache
+def support_of(name):
+    return shaped(name).support
+
+
+def fits(guide, prior):
+    return bool(lies_within(support_of(guide), support_of(prior)))
 
 
 def binary(count=10, pixels=6):

@@ -12,7 +12,7 @@ from pyro_vae import families as fam
 from pyro_vae.cli.common import DONE, usage_errors
 from pyro_vae.diagnostics import DIAGNOSTICS
 from pyro_vae.pairings import catalogue, kinds
-from pyro_vae.supports import space_of
+from pyro_vae.pairings.members import home
 
 
 def add(commands: Any) -> None:
@@ -35,7 +35,7 @@ def _shelf() -> str:
 
     roles: tuple[fam.Role, ...] = ("prior", "guide", "likelihood")
     rows = [
-        [name, ", ".join(r for r in roles if r in cls.roles), _space(name), _text(name)]
+        [name, ", ".join(r for r in roles if r in cls.roles), home(name), _text(name)]
         for name, cls in fam.registry.items()
     ]
     families = tabulate(rows, ["family", "roles", "space", ""], "simple")
@@ -60,8 +60,3 @@ def _shelf() -> str:
 def _text(name: str) -> str:
     missing = fam.registry[name].available()
     return fam.registry.summary(name) + (f" [left out: {missing}]" if missing else "")
-
-
-def _space(name: str) -> str:
-    elsewhere = {"transported": "the prior's", "vamp_prior": "the guide's"}
-    return elsewhere.get(name) or space_of(fam.registry[name].where()).name

@@ -24,7 +24,27 @@ from torch.nn.functional import logsigmoid
 from pyro_vae.distributions.wide import OnIntegers
 
 
-class DiscretizedLogistic(OnIntegers, TorchDistribution):
+class _Marked(OnIntegers, TorchDistribution):
+    """Whole numbers 0 ... K, with moments by how likely it is to lie beyond each."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean number, the sum over k of P(x > k), of shape `batch_shape`."""
+        return self._beyond().sum(-1).to(self._dtype())
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of the number, of shape `batch_shape`."""
+        beyond = self._beyond()
+        odd = 2 * torch.arange(beyond.shape[-1], dtype=beyond.dtype, device=beyond.device) + 1
+        return ((odd * beyond).sum(-1) - beyond.sum(-1).square()).to(self._dtype())
+
+    def _beyond(self) -> Tensor:
+        """P(x > k) for k = 0 ... K - 1, in a last dimension."""
+        raise NotImplementedError
+
+
+class DiscretizedLogistic(_Marked):
     r"""Grey levels 0 ... L - 1: a logistic variable, rounded to the nearest level.
 
     p(x) = s((x + 1/2 - m) / t) - s((x - 1/2 - m) / t),  m = (L - 1) loc, t = (L - 1) scale,
@@ -72,16 +92,6 @@ class DiscretizedLogistic(OnIntegers, TorchDistribution):
         """The whole numbers 0 ... levels - 1."""
         return constraints.integer_interval(0, self.levels - 1)
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean in levels, the sum over k of P(x > k), of shape `batch_shape`."""
-        return self._beyond().sum(-1).to(self._dtype())
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance in levels, of shape `batch_shape`."""
-        return _variance(self._beyond()).to(self._dtype())
-
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
         """Return the same distribution over a larger batch shape."""
         new = super().expand(batch_shape, _instance)
@@ -111,7 +121,7 @@ class DiscretizedLogistic(OnIntegers, TorchDistribution):
         )
 
 
-class OrderedLogistic(OnIntegers, TorchDistribution):
+class OrderedLogistic(_Marked):
     r"""Ordered classes 0 ... K - 1: where a logistic variable falls among K - 1 cutpoints.
 
     P(x <= k) = s(c_k - predictor),  s the logistic function, c_0 < ... < c_(K - 2) the cutpoints.
@@ -163,16 +173,6 @@ class OrderedLogistic(OnIntegers, TorchDistribution):
         k = torch.arange(self.cutpoints.shape[-1] + 1, device=self.predictor.device)
         return self.log_prob(k.reshape(-1, *[1] * self.predictor.dim())).exp().movedim(0, -1)
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean number of the class, of shape `batch_shape`."""
-        return self._beyond().sum(-1).to(self._dtype())
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance of the number of the class, of shape `batch_shape`."""
-        return _variance(self._beyond()).to(self._dtype())
-
     def _beyond(self) -> Tensor:
         """P(x > k) for k = 0 ... K - 2, in a last dimension."""
         return (self.predictor.double().unsqueeze(-1) - self.cutpoints.double()).sigmoid()
@@ -212,9 +212,3 @@ def _logistic(shape: torch.Size, like: Tensor) -> Tensor:
     """Standard logistic draws, finite."""
     u = torch.rand(shape, dtype=like.dtype, device=like.device)
     return torch.logit(u, eps=torch.finfo(like.dtype).eps / 4)
-
-
-def _variance(beyond: Tensor) -> Tensor:
-    """The variance of a number 0 ... K of which P(x > k) are given for k < K."""
-    odd = 2 * torch.arange(beyond.shape[-1], dtype=beyond.dtype, device=beyond.device) + 1
-    return (odd * beyond).sum(-1) - beyond.sum(-1).square()

@@ -25,6 +25,8 @@ from torch.distributions import Independent, Transform
 from torch.distributions.constraints import Constraint
 from torch.distributions.utils import _sum_rightmost
 
+from pyro_vae.distributions.spline import OnePass
+
 
 class _Pass(NamedTuple):
     """Noise, draw and log |dz/du| of one pass, and when they may be used again."""
@@ -183,7 +185,7 @@ class FlowTransform(Transform):
         return _sum_rightmost(self.outer.log_abs_det_jacobian(x, y), len(self.shape))
 
 
-class Coupling(Transform):
+class Coupling(OnePass):
     """y_kept = x_kept, y_moved = f(x_moved; x_kept): some elements moved, given the others.
 
     Either way it takes one pass, and makes no tensor whose shape is read off another, so that it
@@ -220,16 +222,6 @@ class Coupling(Transform):
         kept = kept.expand(*y.shape[:-1], kept.shape[-1])
         places = torch.cat([self.kept, self.moved]).argsort()
         return torch.cat([kept, y], -1)[..., places], log_jacobian
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log |dy/dx|, with the batch shape of `x`."""
-        return self.call_and_ladj(x)[1]
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[0]
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self.inv.call_and_ladj(y)[0]
 
 
 class Flow(dist.TransformedDistribution):

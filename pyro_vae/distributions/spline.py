@@ -45,7 +45,26 @@ class _Piece(NamedTuple):
     right: Tensor
 
 
-class Spline(Transform):
+class OnePass(Transform):
+    """A map whose value and log |dy/dx| come from one pass, either way."""
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the value at x, and log |dy/dx|."""
+        raise NotImplementedError
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return log |dy/dx|, as `call_and_ladj` does."""
+        return self.call_and_ladj(x)[1]
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        back: Any = self.inv
+        return back.call_and_ladj(y)[0]
+
+
+class Spline(OnePass):
     """A monotone rational-quadratic spline from [-bound, bound] onto itself, else the identity.
 
     Derivatives are 1 at both ends, so that it is smooth there. All numbers 0 give the identity.
@@ -118,16 +137,6 @@ class Spline(Transform):
         else:
             y = piece.to_start + piece.to_size * (slope * z * z + first * z * rest) / below
         return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the logarithm of the derivative, with the shape of `x`."""
-        return self.call_and_ladj(x)[1]
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[0]
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self.inv.call_and_ladj(y)[0]
 
     def _piece(self, x: Tensor) -> _Piece:
         here, there = self.widths, self.heights

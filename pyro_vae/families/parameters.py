@@ -126,7 +126,7 @@ class TriangleToCholesky(Transform):
 
     def _inverse(self, y: Tensor) -> Tensor:
         diagonal = y.diagonal(dim1=-2, dim2=-1)
-        free = diagonal + torch.log(-torch.expm1(-diagonal))
+        free = _inverse_softplus(diagonal)
         rows, columns = torch.tril_indices(y.shape[-1], y.shape[-1], device=y.device)
         return (y.tril(-1) + torch.diag_embed(free))[..., rows, columns]
 
@@ -160,8 +160,11 @@ class ToSpaced(Transform):
         return steps.cumsum(-1)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        steps = y.diff(dim=-1) - _GAP
-        return torch.cat([y[..., :1], steps + torch.log(-torch.expm1(-steps))], -1)
+        return torch.cat([y[..., :1], _inverse_softplus(y.diff(dim=-1) - _GAP)], -1)
+
+
+def _inverse_softplus(y: Tensor) -> Tensor:
+    return y + torch.log(-torch.expm1(-y))
 
 
 def transform_for(constraint: Constraint) -> Transform:

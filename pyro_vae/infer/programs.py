@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import pyro.distributions as dist
 import torch
+import torch.distributions as td
 from pyro.distributions import TorchDistribution
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
 from pyro.poutine.indep_messenger import CondIndepStackFrame
@@ -30,12 +31,10 @@ from torch import Tensor, nn
 
 from pyro_vae.checks import require
 from pyro_vae.infer.terms import distribution_name
+from pyro_vae.kl.enumeration import LARGEST, support_of
 from pyro_vae.supports import inside, space_of
 
 Program: TypeAlias = Callable[..., Any]
-
-LARGEST = 1024
-"""The largest number of values that is enumerated."""
 
 
 def enumerated(guide: Program) -> Program:
@@ -352,31 +351,16 @@ class _Groups(dist.Independent):
     # Pyro takes the weight of a site that is reparameterised, as straight-through ones are, for 1
     has_rsample = False  # type: ignore[assignment]
 
-    @property
-    def each(self) -> Tensor:
-        """The values of one element, with shape `(K, *event_shape)`."""
-        values = self.base_dist.enumerate_support(expand=False)
-        return values.reshape(len(values), *self.base_dist.event_shape)
-
-    @property
-    def groups(self) -> torch.Size:
-        """The shape of the elements."""
-        batch = self.base_dist.batch_shape
-        return batch[len(batch) - self.reinterpreted_batch_ndims :]
-
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Return all K^G values, with shape `(K^G, *batch_shape or ones, *event_shape)`."""
-        each, count = self.each, math.prod(self.groups)
-        numbers = torch.arange(len(each), device=each.device)
-        # of a single list this is the list itself, a dimension short
-        index = torch.cartesian_prod(*[numbers] * count).reshape(-1, count)
-        ones = [1] * len(self.batch_shape)
-        values = each[index].reshape(len(index), *ones, *self.event_shape)
+        values = support_of(td.Independent(self.base_dist, self.reinterpreted_batch_ndims))
+        assert values is not None  # no more than can be listed
         return values.expand(-1, *self.batch_shape, *self.event_shape) if expand else values
 
 
 def _check_count(name: str, fn: _Groups) -> None:
-    each, count = len(fn.each), math.prod(fn.groups)
+    each, batch = len(fn.base_dist.enumerate_support(expand=False)), fn.base_dist.batch_shape
+    count = math.prod(batch[len(batch) - fn.reinterpreted_batch_ndims :])
     if count * math.log(each) > math.log(LARGEST) + 1e-9:
         raise ValueError(
             f"site {name!r} has {each}^{count} values, too many to enumerate (at most {LARGEST}); "

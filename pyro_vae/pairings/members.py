@@ -17,6 +17,7 @@ __all__ = [
     "Pair",
     "absent",
     "first_sentence",
+    "home",
     "members",
     "pair_of",
     "shelf",
@@ -74,6 +75,8 @@ LEARNABLE, CARRIED, SHARED = "learnable_", "transported", "vamp_prior"
 
 ELSEWHERE = ("the prior's", "the guide's")
 """The space of a guide, and of a prior, that depends on what it stands beside."""
+
+_HOMELESS: dict[str, str] = dict(zip((CARRIED, SHARED), ELSEWHERE, strict=True))
 
 # (features, context, prior) -> conditional; the prior is None when a prior is made
 Factory = Callable[[int, int, Any], Any]
@@ -180,11 +183,21 @@ def absent(role: fam.Role) -> dict[str, str]:
     return {name: missing for name, missing in found.items() if missing}
 
 
+def home(name: str) -> str:
+    """Return the name of the space on which a family lives, or whose it is.
+
+    Example:
+        >>> home("gamma"), home("vamp_prior")
+        ('positive half-line', "the guide's")
+    """
+    return _HOMELESS.get(name) or space_of(fam.registry[name].where()).name
+
+
 def _place(name: str) -> int:
     """The place of a family's space: neighbours on a table live on one space."""
-    if name in (CARRIED, SHARED):
+    if name in _HOMELESS:
         return len(SPACES) + 1
-    space = space_of(fam.registry[name].where()).name
+    space = home(name)
     return SPACES.index(space) if space in SPACES else len(SPACES)
 
 
@@ -207,8 +220,8 @@ def _shelved(name: str, role: fam.Role, categories: int, components: int) -> Fac
     known = shelf(role)
     learnable = role == "prior" and name.startswith(LEARNABLE)
     family = name.removeprefix(LEARNABLE) if learnable else name
-    if family in absent(role):
-        raise ImportError(f"the {role} {name!r} cannot be built: {absent(role)[family]}")
+    if missing := absent(role).get(family):
+        raise ImportError(f"the {role} {name!r} cannot be built: {missing}")
     if family not in known:
         raise ValueError(f"no {role} is named {name!r}. {nearest(name, known)}")
     if family == CARRIED:

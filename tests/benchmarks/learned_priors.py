@@ -63,13 +63,8 @@ class Plan:
 
 
 def missing(priors):
-    """Those whose family is not on the shelf, or cannot be made here."""
-    found = []
-    for name in priors:
-        cls = getattr(fam, PRIORS[name][0], None)
-        if cls is None or getattr(cls, "available", str)():
-            found.append(name)
-    return found
+    """Those whose family cannot be made here."""
+    return [name for name in priors if getattr(fam, PRIORS[name][0]).available()]
 
 
 def vae_of(prior, plan, x, seed):
@@ -231,7 +226,7 @@ def main():
     plan = Plan(**{f.name: getattr(given, f.name) for f in dataclasses.fields(Plan)})
     priors = given.priors or list(PRIORS)
     if lacking := missing(priors):
-        tqdm.write(f"not on the shelf here, and left out: {', '.join(lacking)}")
+        tqdm.write(f"cannot be made here, and left out: {', '.join(lacking)}")
     torch.set_num_threads(1)
     kept = [PLAIN, *(p for p in priors if p not in (PLAIN, *lacking))]
     tqdm.write(prior_table(run(given.out, kept, given.seeds, plan)))

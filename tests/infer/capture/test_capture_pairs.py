@@ -4,12 +4,20 @@
 it goes on where it was.
 """
 
-import functools
-
 import pyro
 import pytest
 import torch
-from builders import WIDTH, binary, small_vae, trains
+from builders import (
+    EVENT,
+    WIDTH,
+    binary,
+    fits,
+    guide_of,
+    names,
+    prior_of,
+    shaped,
+    small_vae,
+)
 from equal import assert_same
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
@@ -22,9 +30,8 @@ from pyro_vae.infer import (
     TraceIWAE_ELBO,
     TraceSTL_ELBO,
 )
-from pyro_vae.supports import lies_within, space_of
+from pyro_vae.supports import space_of
 
-EVENT = (3, 4)
 ELBOS = {
     "trace": Trace_ELBO,
     "mean_field": TraceMeanField_ELBO,
@@ -35,25 +42,6 @@ ELBOS = {
     "iwae_dreg": lambda: TraceIWAE_ELBO(4, "dreg", vectorize_particles=True, max_plate_nesting=1),
 }
 NEED_REPARAMETERISED = ("mean_field", "iwae_stl", "iwae_dreg")
-
-
-def shaped(name, **options):
-    cls = registry[name]
-    member = cls.example(EVENT, **options)
-    return member if member.event_shape == EVENT else cls.example(EVENT[0], **options)
-
-
-def names(role):
-    return [name for name, cls in registry.items() if role in cls.roles]
-
-
-@functools.cache
-def support_of(name):
-    return shaped(name).support
-
-
-def fits(guide, prior):
-    return bool(lies_within(support_of(guide), support_of(prior)))
 
 
 PAIRS = [(q, p) for q in names("guide") for p in names("prior") if fits(q, p)]
@@ -71,8 +59,7 @@ def cover():
 
 
 def vae_of(guide, prior):
-    learnable = trains(registry[prior])
-    return small_vae(shaped(prior, learnable=learnable), shaped(guide, context=WIDTH))
+    return small_vae(prior_of(prior), guide_of(guide))
 
 
 def elbos_of(vae, x):

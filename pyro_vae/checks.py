@@ -7,7 +7,7 @@ outputs of the graph; where one comes out False, running the program itself tell
 
 from __future__ import annotations
 
-__all__ = ["deferred", "is_deferred", "require"]
+__all__ = ["assume", "deferred", "is_deferred", "require"]
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,11 +35,32 @@ def require(holds: Tensor, error: Callable[[], Exception]) -> None:
         ...
         ValueError: x is NaN
     """
-    flags = _FLAGS.get()
-    if flags is not None:
-        flags.append(holds)
-    elif not bool(holds):
+    if not assume(holds):
         raise error()
+
+
+def assume(holds: Tensor) -> bool:
+    """Return whether `holds`; while checks are deferred, note the flag and return True.
+
+    For a way that is right wherever the flag holds, beside one that always is: a graph holds the
+    first, and whoever runs the graph goes the other where the flag is False.
+
+    Arguments:
+        holds: A 0-dim boolean tensor.
+
+    Example:
+        >>> import torch
+        >>> assume(torch.tensor(False))
+        False
+        >>> with deferred() as flags:
+        ...     assume(torch.tensor(False))
+        True
+    """
+    flags = _FLAGS.get()
+    if flags is None:
+        return bool(holds)
+    flags.append(holds)
+    return True
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyro_vae.checks import assume
+
 RUN = 32
 """How many terms are multiplied, or summed in the precision they come in."""
 
@@ -88,11 +90,11 @@ def bernoulli_log_density(logits: Tensor, value: Tensor, dims: int) -> Tensor | 
     """
     if value.requires_grad or value.dtype != logits.dtype:
         return None
-    if not bool(((value == 0) | (value == 1)).all()):
+    if not assume(((value == 0) | (value == 1)).all()):
         return None
     pieces = [_products(*piece, dims) for piece in _pieces(logits, 2 * value - 1, dims)]
     product = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-    if not bool(product.amin() > _SMALLEST):
+    if not assume(product.amin() > _SMALLEST):
         return None
     # not in place: the gradient of the product needs it
     logs = product.log().double()

@@ -44,6 +44,7 @@ from pyro_vae.diagnostics.particles import (
     Values,
     choose,
 )
+from pyro_vae.diagnostics.replaying import Replaying
 from pyro_vae.infer.batches import Data
 from pyro_vae.infer.following import follow
 from pyro_vae.infer.guard import evaluating, seed_everything, untouched
@@ -82,6 +83,8 @@ class Stream:
             holds parameters for each datum needs all of them: `block_size=len(x)`.
         keep_draws: Whether to keep the draws.
         exact_kl: Whether to compute KL(q || p) where it is exact.
+        capture: Whether runs of the model may be replayed where many are alike; no number depends
+            on it, only what the model does besides (printing, counting) is not done in replays.
         progress: Whether to show a bar, on stderr, for what takes over 2 s.
         **kwargs: Keyword arguments of both.
 
@@ -90,6 +93,7 @@ class Stream:
         block: The number of data in a block, the last of which may have fewer.
         first: The first block, and the shapes of its latent sites.
         suitable_rows: On how many (draw, datum) pairs the model goes well at once.
+        runs: How the model is run; `runs.reason` says why nothing is replayed.
 
     Raises:
         ValueError: If there is no data plate, if a latent site is missing from the guide or lies
@@ -123,6 +127,7 @@ class Stream:
         block_size: int = BLOCK_SIZE,
         keep_draws: bool = False,
         exact_kl: bool = False,
+        capture: bool = True,
         progress: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -141,6 +146,7 @@ class Stream:
         torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
         with self.aside():
             self._rehearse(plate)
+            self.runs = Replaying(self.choice.model, self.model, allowed=capture)
             self.batch_size = batch_size or self.suitable_rows
         if self.choice.reasons and "one by one" in (
             self.choice.guide.name,
@@ -259,7 +265,7 @@ class Stream:
             laws: tuple[Laws, Laws] = {}, {}
             for first, ran in self.draws(batch, number):
                 _put(parts["q"], ran.log_density, first, self.num_samples)
-                laws = ran.laws, self._score(parts, batch, ran.values, first)
+                laws = ran.laws, self._score(parts, batch, ran.values, first) or laws[1]
                 if self.keep_draws:
                     draws.append(ran.values)
             exact = self._exact(batch, number, *laws)
@@ -309,7 +315,7 @@ class Stream:
     ) -> Laws:
         """Run the model on the draws, as many at a time as `batch_size` allows.
 
-        Returns its distributions of the last run.
+        The first run of a block is always the program's own. Returns its distributions there.
         """
         count = len(next(iter(drawn.values())))
         width = min(batch.data.size, self.batch_size)
@@ -319,14 +325,15 @@ class Stream:
             part, values = self._narrowed(batch, drawn, left, width)
             for low in range(0, count, step):
                 some = {n: v[low : low + step] for n, v in values.items()}
-                ran = self.choice.model.run(self.model, part, min(step, count - low), some)
+                some_count = min(step, count - low)
+                ran = self.runs.run(part, some_count, some, itself=not (first or left or low))
                 for name, value in ran.log_density.items():
                     kind = parts["likelihood" if name in ran.observed else "prior"]
                     if name not in kind:
                         kind[name] = value.new_empty(self.num_samples, batch.data.size)
                     at = first + low
                     kind[name][at : at + len(value), left : left + value.shape[1]] = value
-                laws = ran.laws
+                laws = ran.laws or laws
         return laws
 
     def _narrowed(

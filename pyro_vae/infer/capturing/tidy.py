@@ -8,7 +8,16 @@ a replay from one seed draws the numbers of the program itself.
 
 from __future__ import annotations
 
-__all__ = ["is_random", "tidy", "value_of", "writes", "written_state"]
+__all__ = [
+    "is_plain",
+    "is_random",
+    "state_of",
+    "tidy",
+    "value_of",
+    "writes",
+    "written_into",
+    "written_state",
+]
 
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -36,11 +45,13 @@ _SAME = (
 )
 
 
-def tidy(graph: GraphModule) -> GraphModule:
+def tidy(graph: GraphModule, *, narrow: bool = True) -> GraphModule:
     """Leave out what does nothing and fold what is constant, in place.
 
     Arguments:
         graph: What `make_fx` returned.
+        narrow: Whether to compute on small tensors what was computed on expanded ones, which
+            may move the last bit; nothing else does.
 
     Returns:
         The graph, whose outputs are tensors of their own.
@@ -51,7 +62,8 @@ def tidy(graph: GraphModule) -> GraphModule:
         >>> [n.name for n in tidy(traced).graph.nodes if n.op == "call_function"]
         ['add']
     """
-    for step in (_drop_idle, _fold, _drop_idle, _share, _narrow, _share, _drop_dead, _own_outputs):
+    small = (_narrow, _share) if narrow else ()
+    for step in (_drop_idle, _fold, _drop_idle, _share, *small, _drop_dead, _own_outputs):
         step(graph)
     graph.graph.lint()
     graph.recompile()
@@ -105,9 +117,15 @@ def _owner(node: Node) -> Node:
     return node
 
 
-def _written(graph: Graph) -> set[Node]:
-    """The owners of all memory that is written into."""
+def written_into(graph: Graph) -> set[Node]:
+    """Return the owners of all memory that is written into."""
     return {_owner(target) for node in graph.nodes for target in writes(node)}
+
+
+def state_of(graph: GraphModule) -> list[Tensor]:
+    """Return the parameters, buffers and constants that a graph writes into."""
+    names = {str(n.target) for n in written_into(graph.graph) if n.op == "get_attr"}
+    return [getattr(graph, name) for name in sorted(names)]
 
 
 @contextmanager
@@ -117,8 +135,7 @@ def written_state(graph: GraphModule) -> Iterator[None]:
     Arguments:
         graph: A graph whose state is the program's own.
     """
-    owners = {n.target for n in _written(graph.graph) if n.op == "get_attr"}
-    state = [(t, t.detach().clone()) for t in (getattr(graph, str(name)) for name in owners)]
+    state = [(t, t.detach().clone()) for t in state_of(graph)]
     try:
         yield
     finally:
@@ -127,8 +144,8 @@ def written_state(graph: GraphModule) -> Iterator[None]:
                 tensor.copy_(value)
 
 
-def _is_plain(node: Node, written: set[Node]) -> bool:
-    """Whether a node is a function of its arguments, and nobody writes into it."""
+def is_plain(node: Node, written: set[Node]) -> bool:
+    """Say whether a node is a function of its arguments, and nobody writes into it."""
     if node.op != "call_function" or is_random(node) or writes(node):
         return False
     return _owner(node) not in written and not any(
@@ -138,9 +155,9 @@ def _is_plain(node: Node, written: set[Node]) -> bool:
 
 # --------------------------------------------------------------------------------- idle, shared
 def _drop_idle(graph: GraphModule) -> None:
-    written = _written(graph.graph)
+    written = written_into(graph.graph)
     for node in list(graph.graph.nodes):
-        if _is_plain(node, written) and (inner := _idle(node)) is not None:
+        if is_plain(node, written) and (inner := _idle(node)) is not None:
             node.replace_all_uses_with(inner)
             graph.graph.erase_node(node)
 
@@ -191,10 +208,10 @@ def _attribute(node: Node) -> Any:
 
 def _share(graph: GraphModule) -> None:
     """Compute once what is computed twice."""
-    written = _written(graph.graph)
+    written = written_into(graph.graph)
     known: dict[Any, Node] = {}
     for node in list(graph.graph.nodes):
-        if not _is_plain(node, written):
+        if not is_plain(node, written):
             continue
         key = (node.target, _frozen(node.args), _frozen(node.kwargs))
         first = known.setdefault(key, node)
@@ -224,9 +241,9 @@ def _drop_dead(graph: GraphModule) -> None:
 # -------------------------------------------------------------------------------------- narrowing
 def _narrow(graph: GraphModule) -> None:
     """Compute on small tensors, then expand: log(expand(x)) = expand(log(x)), and the like."""
-    written = _written(graph.graph)
+    written = written_into(graph.graph)
     for node in list(graph.graph.nodes):
-        if not _is_plain(node, written) or not _is_pointwise(node):
+        if not is_plain(node, written) or not _is_pointwise(node):
             continue
         inputs = [n for n in node.all_input_nodes if _numel(n) is not None]
         if not inputs or any(n.target is not aten.expand.default for n in inputs):
@@ -261,14 +278,14 @@ def _numel(node: Node) -> int | None:
 # -------------------------------------------------------------------------------------- folding
 def _fold(graph: GraphModule) -> None:
     """Replace what depends on no argument, parameter or draw by its value."""
-    written = _written(graph.graph)
+    written = written_into(graph.graph)
     literals = _literals(graph.graph)
     known: dict[Node, Any] = {}
     with torch.no_grad():
         for node in graph.graph.nodes:
             if node in literals:
                 known[node] = _attribute(node)
-            elif _is_plain(node, written) and (make := _maker(node, known)) is not None:
+            elif is_plain(node, written) and (make := _maker(node, known)) is not None:
                 known[node] = make()
     edge = [n for n in known if n.op != "get_attr" and any(u not in known for u in n.users)]
     for i, node in enumerate(n for n in edge if isinstance(known[n], Tensor)):

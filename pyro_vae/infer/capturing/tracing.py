@@ -9,7 +9,7 @@ update in place is seen by the next replay.
 
 from __future__ import annotations
 
-__all__ = ["NotCapturable", "Traced", "trace"]
+__all__ = ["NotCapturable", "Traced", "all_of", "record", "trace"]
 
 import random
 import traceback
@@ -82,16 +82,11 @@ def trace(
         NotCapturable: If a number is read, or drawn by Python or NumPy, on the way.
         Exception: What the program raises when it is run as it is.
     """
-    # a tensor that is an argument here may be a constant of the program elsewhere
-    inputs = [t.detach() for t in tensors]
     leaves: list[Tensor] = []
-    where = _Where()
 
-    def step(*tensors: Tensor, shapes: bool = False) -> tuple[Tensor, ...]:
-        with deferred() as flags, where, _Unread(shapes=shapes):
-            made = objective(*tensors)
+    def differentiated(made: Objective, flags: list[Tensor]) -> tuple[Tensor, ...]:
         flags = [*flags, *(check.flag for check in made.checks), made.loss.isfinite()]
-        holds = torch.stack([flag.reshape(()) for flag in flags]).all()
+        holds = all_of(flags)
         if not (gradients and made.surrogate.requires_grad):
             return made.loss, holds
         leaves.extend(_leaves(made.surrogate))
@@ -99,6 +94,47 @@ def trace(
         reached = [(leaf, g) for leaf, g in zip(leaves, found, strict=True) if g is not None]
         leaves[:] = [leaf for leaf, _ in reached]
         return made.loss, holds, *(g for _, g in reached)
+
+    graph, called = record(objective, differentiated, tensors, rehearse)
+    return Traced(graph, leaves, called)
+
+
+def all_of(flags: Sequence[Tensor]) -> Tensor:
+    """Return whether all flags hold, a 0-dim tensor."""
+    return torch.stack([flag.reshape(()) for flag in flags]).all()
+
+
+def record(
+    function: Callable[..., Any],
+    outputs: Callable[[Any, list[Tensor]], tuple[Tensor, ...]],
+    tensors: Sequence[Tensor],
+    rehearse: Callable[[], Any] = lambda: None,
+) -> tuple[GraphModule, list[nn.Module]]:
+    """Run a function of tensors once, and record its operations.
+
+    Random states and the buffers of modules are afterwards what they were.
+
+    Arguments:
+        function: What is run, in which checks are deferred.
+        outputs: Makes the outputs of the graph of what it returned, and of the flags of checks.
+        tensors: Its arguments.
+        rehearse: Runs the program as users do first.
+
+    Returns:
+        The graph, and the modules that were called.
+
+    Raises:
+        NotCapturable: If a number is read, or drawn by Python or NumPy, on the way.
+        Exception: What `rehearse` raises.
+    """
+    # a tensor that is an argument here may be a constant of the program elsewhere
+    inputs = [t.detach() for t in tensors]
+    where = _Where()
+
+    def step(*tensors: Tensor, shapes: bool = False) -> tuple[Tensor, ...]:
+        with deferred() as flags, where, _Unread(shapes=shapes):
+            made = function(*tensors)
+        return outputs(made, flags)
 
     with ExitStack() as stack:
         called = stack.enter_context(_unchanged())
@@ -120,7 +156,7 @@ def trace(
                 raise _DynamicShape(str(dynamic[0].target))
         except Exception as error:
             raise NotCapturable(_reason(error, where.site)) from error
-    return Traced(graph, leaves, list(called))
+    return graph, list(called)
 
 
 class _Unread(TorchFunctionMode):

@@ -11,6 +11,7 @@ __all__ = ["fit", "held_out_elbo"]
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -27,10 +28,14 @@ from tqdm.auto import tqdm
 from pyro_vae import datasets, kl
 from pyro_vae.infer import Bound, CapturedELBO, TraceExactKL_ELBO
 from pyro_vae.infer.bound import checked_beta
+from pyro_vae.infer.guard import evaluating, untouched
 from pyro_vae.vae import VAE
 
 WORTH_COMPILING = 5000
 """The number of steps from which compiling them pays."""
+
+AT_EDGE = 0.01
+"""From what share of draws where floats end on it is told."""
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -94,7 +99,9 @@ def fit(
         A Dataset over `epoch`, in nats per datum: `elbo` (on the training batches, as seen
         while training), `validation_elbo` and `validation_elbo_std_error` (over data; NaN
         without held-out data), and `seconds` since the start. The attribute `best_epoch` is
-        the epoch whose parameters the VAE holds.
+        the epoch whose parameters the VAE holds, and `at_edge_share` the share of draws of the
+        trained guide of which a number lies where floats end (see `kl.at_edge`); a warning says
+        so where it is above 1 %, since no sampled KL is right there, and training may seek that.
 
     Raises:
         NotCapturable: With `capture`, if the program is no fixed list of tensor operations.
@@ -139,6 +146,7 @@ def fit(
         store = pyro.get_param_store()
         with store.scope(store.get_state()):
             history = run.epochs(x, held_out, epochs, patience, progress)
+        share = _share_at_edge(vae, first)
     return history.assign_attrs(
         units="nats per datum",
         objective=type(objective).__name__,
@@ -148,6 +156,7 @@ def fit(
         batch_size=batch_size,
         seed=-1 if seed is None else seed,
         best_epoch=run.best_epoch,
+        at_edge_share=share,
         stopped_early=int(len(history.epoch) < epochs),
     )
 
@@ -391,6 +400,26 @@ def refuse_infinite(vae: VAE, x: Rows, objective: Any, *, allow_infinite: bool) 
                 "an objective that samples the KL, objective=Trace_ELBO(), or a pair whose KL is "
                 "finite."
             )
+
+
+def _share_at_edge(vae: VAE, x: Rows) -> float:
+    """The share of the guide's draws of which a number lies where floats end; a warning if so."""
+    with untouched(vae.guide), evaluating(), torch.no_grad():
+        nodes = poutine.trace(vae.guide).get_trace(x.x, **x.kwargs).nodes
+        near = {
+            name: kl.at_edge(nodes[name]["fn"], nodes[name]["value"]) for name in vae.guide.sites
+        }
+    shares = {name: float(flags.double().mean()) for name, flags in near.items()}
+    site, share = max(shares.items(), key=lambda item: item[1])
+    if share > AT_EDGE:
+        warnings.warn(
+            f"{100 * share:.0f} % of draws of site {site!r} hold a number where floats end, where "
+            "densities say less than there is mass: the ELBO may be too high, and training may "
+            "have sought that. Train in float64, or take a guide whose parameters keep it away "
+            "from there.",
+            stacklevel=3,
+        )
+    return share
 
 
 def _traces(vae: VAE, data: Rows) -> tuple[Any, Any]:

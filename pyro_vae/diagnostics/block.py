@@ -28,6 +28,8 @@ class LogWeights:
             unless asked for.
         kl: By latent site, KL(q || p) by datum, (B,), where it is exact; empty unless asked for.
         eps: The relative precision in which the programs compute.
+        edge: By site of the guide, the share of draws of which a number lies where floats end (see
+            `kl.at_edge`), (B,), of the first few draws; without sites that are masked.
     """
 
     start: int
@@ -37,6 +39,7 @@ class LogWeights:
     draws: dict[str, Tensor] = field(default_factory=dict)
     kl: dict[str, Tensor] = field(default_factory=dict)
     eps: float = torch.finfo(torch.float64).eps
+    edge: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:

@@ -15,6 +15,9 @@ from pyro_vae.diagnostics.shelf import Columns, Finding, from_weights, register,
 Z_LIMIT = 5.0
 """How many standard errors an analytic and a sampled KL may differ by."""
 
+AT_EDGE, MOST_AT_EDGE = 0.01, 0.25
+"""From what share of draws where floats end on it is told, and the bound not to be trusted."""
+
 
 def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over draws, of shape (data,), and its standard error (NaN for a single draw)."""
@@ -38,6 +41,7 @@ def _summary(table: xr.Dataset) -> xr.Dataset:
     # float32 densities are rounded, however little they vary from draw to draw
     rounding = 1e-6 * float(np.abs(table.log_likelihood.values[known]).sum())
     scale = float(np.hypot(np.sqrt(np.square(noise[known]).sum()), rounding))
+    edges = table.site_at_edge.fillna(0.0).mean("data").values
     known_sites = table.site_kl_analytic.notnull().any("data").values
     return table.assign_attrs(
         kl_analytic_sites=[str(n) for n in table.site.values[known_sites]],
@@ -45,6 +49,8 @@ def _summary(table: xr.Dataset) -> xr.Dataset:
         elbo_mean_std_error=error,
         kl_z_score=difference / scale if known.any() and scale > 0 else np.nan,
         kl_infinite_share=float(np.isposinf(exact).mean()),
+        at_edge_share=float(edges.max()),
+        at_edge_site=str(table.site.values[int(edges.argmax())]),
     )
 
 
@@ -66,7 +72,22 @@ def _judge(table: xr.Dataset) -> list[Finding]:
             "of the densities or closed forms is wrong."
         )
         findings.append(Finding("bad", text, "compare(model, guide, x), which names the site."))
+    if attrs["at_edge_share"] > AT_EDGE:
+        findings.append(_rounded(attrs["at_edge_site"], attrs["at_edge_share"]))
     return findings or [Finding("good", f"{numbers}.")]
+
+
+def _rounded(site: str, share: float) -> Finding:
+    text = (
+        f"{100 * share:.1f} % of draws of site {site!r} hold a number where floats end: densities "
+        "there say less than there is mass, so that the ELBO and log p(x) may be too high."
+    )
+    advice = (
+        "float64 (vae.double(), x.double()) shows what is left of them; a guide whose "
+        "concentrations have a lower bound, as those of pyro_vae.families have, or one in other "
+        "coordinates (LogitNormal in the place of Beta)."
+    )
+    return Finding("bad" if share > MOST_AT_EDGE else "care", text, advice)
 
 
 @register
@@ -87,9 +108,11 @@ def elbo(weights: LogWeights) -> Columns:
         By datum, in nats: `elbo` with `elbo_std_error` (KL sampled), `elbo_analytic` with its
         error (KL exact), `log_likelihood` = E_q log p(x|z) with its error, `kl_sampled` with its
         error and `kl_analytic`, NaN where a site has no exact KL or one that depends on the
-        draws of other sites; and by site and datum `site_kl_sampled` with its error, and
-        `site_kl_analytic`. Attrs: `elbo_mean` with its Monte Carlo error, `kl_analytic_sites`
-        (those with an exact KL), and `kl_z_score` of the total difference between both KLs.
+        draws of other sites; and by site and datum `site_kl_sampled` with its error,
+        `site_kl_analytic`, and `site_at_edge`, the share of draws of which a number lies where
+        floats end (of the first 100; NaN where a mask hides it). Attrs: `elbo_mean` with its
+        Monte Carlo error, `kl_analytic_sites` (those with an exact KL), `kl_z_score` of the total
+        difference between both KLs, and `at_edge_share`, the largest of a site, `at_edge_site`.
 
     References:
         Auto-encoding variational Bayes (D. P. Kingma, M. Welling, 2014);
@@ -132,5 +155,9 @@ def elbo(weights: LogWeights) -> Columns:
         "site_kl_sampled": (by_site, torch.stack(sampled)),
         "site_kl_sampled_std_error": (by_site, torch.stack(noise)),
         "site_kl_analytic": (by_site, exact),
+        "site_at_edge": (
+            by_site,
+            torch.stack([weights.edge.get(n, unknown).to(value) for n in sites]),
+        ),
         "site": (("site",), sites),
     }

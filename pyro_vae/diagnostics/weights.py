@@ -45,6 +45,7 @@ from pyro_vae.diagnostics.particles import (
     choose,
 )
 from pyro_vae.diagnostics.replaying import Replaying
+from pyro_vae.diagnostics.rounding import shares_at_edge
 from pyro_vae.infer.batches import Data
 from pyro_vae.infer.following import follow
 from pyro_vae.infer.guard import evaluating, seed_everything, untouched
@@ -258,12 +259,15 @@ class Stream:
     # ---------------------------------------------------------------------------- one block
     def _weigh(self, number: int) -> LogWeights:
         start = number * self.block
-        batch = self.rows(start, start + self.block)
+        batch, dim = self.rows(start, start + self.block), self.frame.dim
+        assert dim is not None
         with pyro.validation_enabled(False):  # it looked on at the rehearsal
             parts: dict[str, dict[str, Tensor]] = {"likelihood": {}, "prior": {}, "q": {}}
             draws: list[dict[str, Tensor]] = []
             laws: tuple[Laws, Laws] = {}, {}
+            edge: dict[str, Tensor] = {}
             for first, ran in self.draws(batch, number):
+                edge = edge or shares_at_edge(ran.laws, ran.values, batch.sites, dim)
                 _put(parts["q"], ran.log_density, first, self.num_samples)
                 laws = ran.laws, self._score(parts, batch, ran.values, first) or laws[1]
                 if self.keep_draws:
@@ -277,6 +281,7 @@ class Stream:
             {n: torch.cat([d[n] for d in draws]) for n in draws[0]} if draws else {},
             exact,
             self._eps,
+            edge,
         )
 
     @property
@@ -412,6 +417,7 @@ def log_weights(
         joined([b.draws for b in blocks], 1),
         joined([b.kl for b in blocks], 0),
         blocks[0].eps,
+        joined([b.edge for b in blocks], 0),
     )
 
 

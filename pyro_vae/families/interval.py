@@ -19,16 +19,11 @@ from torch import Tensor
 
 from pyro_vae import distributions
 from pyro_vae.families.family import Family, Role, register
-from pyro_vae.families.parameters import Parameter, SoftplusAbove
+from pyro_vae.families.parameters import BEFORE_0, BEFORE_1, Parameter
 
-# Draws nearer to 1 than floats reach are moved to the last one below it, 6e-8 away, where the
-# density c 6e-8^(c - 1) is highest for c = 1 / 16.6. Were concentrations free to fall below that,
-# the density would say less and less of the mass there: a sampled KL would be as low as one likes,
-# and training would go there.
-_PREDICTED = SoftplusAbove(1 / 16)
 _CONCENTRATIONS = {
-    name: Parameter(constraints.softplus_positive, 1.0, admissible=_PREDICTED)
-    for name in ("concentration1", "concentration0")
+    "concentration1": Parameter(constraints.softplus_positive, 1.0, admissible=BEFORE_0),
+    "concentration0": Parameter(constraints.softplus_positive, 1.0, admissible=BEFORE_1),
 }
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae import distributions as own
 from pyro_vae.families.family import Family, register
-from pyro_vae.families.parameters import Parameter
+from pyro_vae.families.parameters import BEFORE_0, TO_INFINITY, Parameter
 
 _SCALE = Parameter(constraints.positive, 1.0)
 _RATE = Parameter(constraints.softplus_positive, 1.0)
@@ -34,7 +34,10 @@ class Gamma(Family):
         tensor([3., 3.])
     """
 
-    spec = {"concentration": Parameter(constraints.softplus_positive, 1.0), "rate": _RATE}
+    spec = {
+        "concentration": Parameter(constraints.softplus_positive, 1.0, admissible=BEFORE_0),
+        "rate": _RATE,
+    }
 
     def distribution(self, concentration: Tensor, rate: Tensor) -> TorchDistribution:
         """Return Gamma(concentration, rate), independent over features."""
@@ -55,7 +58,7 @@ class InverseGamma(Family):
     """
 
     spec = {
-        "concentration": Parameter(constraints.softplus_positive, 3.0),
+        "concentration": Parameter(constraints.softplus_positive, 3.0, admissible=TO_INFINITY),
         "rate": Parameter(constraints.softplus_positive, 2.0),
     }
 
@@ -76,7 +79,10 @@ class Weibull(Family):
         tensor([3., 3.])
     """
 
-    spec = {"scale": _SCALE, "concentration": Parameter(constraints.softplus_positive, 2.0)}
+    spec = {
+        "scale": _SCALE,
+        "concentration": Parameter(constraints.softplus_positive, 2.0, admissible=BEFORE_0),
+    }
 
     def distribution(self, scale: Tensor, concentration: Tensor) -> TorchDistribution:
         """Return Weibull(scale, concentration), independent over features."""

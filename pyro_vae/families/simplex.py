@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_vae import distributions
 from pyro_vae.families.family import Family, register
-from pyro_vae.families.parameters import Parameter
+from pyro_vae.families.parameters import BEFORE_0, Parameter
 
 
 def _sticks(family: Family) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ class Dirichlet(Family):
     """
 
     min_features = 2
-    spec = {"concentration": Parameter(constraints.softplus_positive, 1.0)}
+    spec = {"concentration": Parameter(constraints.softplus_positive, 1.0, admissible=BEFORE_0)}
 
     def distribution(self, concentration: Tensor) -> TorchDistribution:
         """Return Dirichlet(concentration), independent over all but the last feature dimension."""
@@ -93,8 +93,12 @@ class StickBreaking(Family):
 
     min_features = 2
     spec = {
-        "concentration1": Parameter(constraints.softplus_positive, 1.0, shape=_sticks),
-        "concentration0": Parameter(constraints.softplus_positive, 1.0, shape=_sticks),
+        "concentration1": Parameter(
+            constraints.softplus_positive, 1.0, admissible=BEFORE_0, shape=_sticks
+        ),
+        "concentration0": Parameter(
+            constraints.softplus_positive, 1.0, admissible=BEFORE_0, shape=_sticks
+        ),
     }
 
     def distribution(self, concentration1: Tensor, concentration0: Tensor) -> TorchDistribution:
@@ -119,7 +123,11 @@ class GEM(Family):
     """
 
     min_features = 2
-    spec = {"concentration": Parameter(constraints.softplus_positive, 1.0, shape=_rows)}
+    spec = {
+        "concentration": Parameter(
+            constraints.softplus_positive, 1.0, admissible=BEFORE_0, shape=_rows
+        )
+    }
 
     def distribution(self, concentration: Tensor) -> TorchDistribution:
         """Return GEM(concentration), independent over all but the last feature dimension."""

@@ -44,8 +44,9 @@ def at_edge(d: Distribution, x: Tensor) -> Tensor:
         # a part near 1 has others near 0, and densities on a simplex know it from those
         found = (0.0, torch.inf) if where.kind == "simplex" else (where.lower, where.upper)
         low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in found)
-        # draws are often clamped at tiny and at 1 - eps
-        reach = [(limits.eps * end.abs()).clamp(min=limits.tiny) for end in (low, high)]
+        # torch clamps draws at tiny and at 1 - eps, and pyro_vae at tiny / eps: distributions.wide
+        least = 1.001 * limits.tiny / limits.eps
+        reach = [(limits.eps * end.abs()).clamp(min=least) for end in (low, high)]
         near = ~x.isfinite() | (low.isfinite() & (x - low <= reach[0]))
         near = near | (high.isfinite() & (high - x <= reach[1]))
     dims = len(d.event_shape)

@@ -243,6 +243,7 @@ def small():
     return small_vae(prior, fam.Product(*names)), binary(20)
 
 
+@pytest.mark.filterwarnings("ignore:k-hat is above:pyro_vae.diagnostics.DiagnosticWarning")
 def test_a_vae_of_products_is_compared_diagnosed_and_exported():
     vae, x = small()
     table = compare(vae.model, vae.guide, x, num_particles=50).sel(site="z")

@@ -64,7 +64,7 @@ class SoftplusAbove(type(FINITE_VARIANCE)):
 # 2 % lie beyond.
 BEFORE_0 = SoftplusAbove(1 / 16)
 """Concentrations that say how fast a density rises from 0, where it is 0 that draws come near."""
-BEFORE_1 = SoftplusAbove(1 / 4)
+BEFORE_1 = SoftplusAbove(0.4)
 """Those that say how fast it rises from 1."""
 TO_INFINITY = SoftplusAbove(1 / 8)
 """Those that say how fast it falls to infinity, where draws end at 9e18."""

@@ -29,13 +29,11 @@ from pyro_vae import datasets, kl
 from pyro_vae.infer import Bound, CapturedELBO, TraceExactKL_ELBO
 from pyro_vae.infer.bound import checked_beta
 from pyro_vae.infer.guard import evaluating, untouched
+from pyro_vae.kl.edges import AT_EDGE
 from pyro_vae.vae import VAE
 
 WORTH_COMPILING = 5000
 """The number of steps from which compiling them pays."""
-
-AT_EDGE = 0.05
-"""From what share of draws where floats end on it is told, since nats there are off by one or two."""
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 

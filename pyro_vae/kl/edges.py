@@ -9,13 +9,18 @@ ends; `at_edge` says which draws of anybody else's are at an end.
 
 from __future__ import annotations
 
-__all__ = ["at_edge"]
+__all__ = ["AT_EDGE", "at_edge"]
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.kl.ends import space
+
+
+AT_EDGE = 0.05
+"""From what share of draws on a mean of log densities is not to be trusted to a tenth of a nat: at
+each of them it is off by one or two."""
 
 
 def at_edge(d: Distribution, x: Tensor) -> Tensor:

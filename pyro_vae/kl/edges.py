@@ -17,7 +17,6 @@ from torch.distributions import Distribution
 
 from pyro_vae.kl.ends import space
 
-
 AT_EDGE = 0.05
 """From what share of draws on a mean of log densities is not to be trusted to a tenth of a nat: at
 each of them it is off by one or two."""

@@ -107,7 +107,7 @@ def fit(
             range, or if the KL is infinite and `allow_infinite` is not set or the objective takes
             the KL by its value; before any step.
         FloatingPointError: If the loss of a batch is not finite; no parameter has moved in
-            that step.
+            that step, unless the message says that one was lost in a step before.
 
     Example:
         >>> from pyro_vae import VAE, families as fam
@@ -308,7 +308,16 @@ class _Run:
     def step(self, batch: Rows, epoch: int) -> float:
         try:
             return self.one_step(batch)
-        except FloatingPointError as error:
+        except (ValueError, RuntimeError, FloatingPointError) as error:
+            lost = [n for n, p in self.vae.named_parameters() if not bool(p.isfinite().all())]
+            if lost:
+                raise FloatingPointError(
+                    f"parameter {lost[0]!r} is no longer finite (epoch {epoch}): a step before "
+                    "this one had a finite loss, but a gradient that was not. Lower the learning "
+                    "rate, clip gradients, or look for an operation without a derivative (sqrt at 0)."
+                ) from error
+            if not isinstance(error, FloatingPointError):
+                raise
             raise FloatingPointError(
                 f"{error} This was epoch {epoch}; no parameter has moved in this step. "
                 "Lower the learning rate, or look at the pair with pyro_vae.compare."

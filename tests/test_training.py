@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
@@ -213,6 +214,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(x):
     with pytest.raises(FloatingPointError, match="epoch 0; no parameter has moved"):
         run(vae, torch.full((10, 3), 1e25))
     assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+
+
+class RootOfNothing(nn.Module):
+    """A likelihood whose value is finite, and whose gradient by z is inf times 0."""
+
+    def forward(self, z):
+        return dist.Normal((0 * z).abs().sqrt().expand(len(z), 3), 1.0).to_event(1)
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_a_parameter_that_was_lost_in_a_step_before_is_named(x, capture):
+    vae = VAE(fam.Normal(1), fam.Normal(1, context=3), RootOfNothing())
+    words = r"'guide.encoder.z.head.weight' is no longer finite .epoch 0.: a step before this one"
+    with pytest.raises(FloatingPointError, match=words):
+        run(vae, x, batch_size=4, capture=capture)
 
 
 def test_bad_input_is_refused(x):

@@ -314,7 +314,7 @@ class _Run:
                 raise FloatingPointError(
                     f"parameter {lost[0]!r} is no longer finite (epoch {epoch}): a step before "
                     "this one had a finite loss, but a gradient that was not. Lower the learning "
-                    "rate, clip gradients, or look for an operation without a derivative (sqrt at 0)."
+                    "rate, clip gradients, or look for what has no derivative (sqrt at 0)."
                 ) from error
             if not isinstance(error, FloatingPointError):
                 raise

@@ -116,6 +116,9 @@ class Replaying:
         except (TypeError, ValueError) as error:  # arguments that a graph would hold for good
             self.reason = str(error)
             return self.layout.run(self.program, batch, count, values)
+        if itself:  # a block begins, before which parameters may have moved
+            for kept in self._kept.values():
+                kept.of = None
         kept = self._fresh(given.key)
         if kept is not None and kept.proofs >= PROOFS and not itself:
             found = kept(given)

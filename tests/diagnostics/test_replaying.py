@@ -226,6 +226,29 @@ def test_parameters_may_move_and_modules_be_replaced_between_blocks():
     assert 0 < replayed[5] < replayed[10] < replayed[15] < replayed[19]
 
 
+def test_what_is_computed_once_is_computed_anew_in_another_pass():
+    """Data that are no argument stay the same object, whatever became of the parameters."""
+    x, scale = torch.randn(40, 6), nn.Parameter(torch.tensor(1.0))
+
+    def closed_model():
+        with pyro.plate("data", 40):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), scale.exp()).to_event(1))
+            pyro.sample("x", dist.Normal(doubled(z), scale.exp().sqrt()).to_event(1), obs=x)
+
+    def closed_guide():
+        guide(x)
+
+    options = {**OPTIONS, "num_samples": 20, "batch_size": 40}
+    stream = Stream(closed_model, closed_guide, **options)
+    first = list(stream)
+    assert stream.runs.replayed > 0
+    with torch.no_grad():
+        scale += 1
+    second = list(stream)
+    assert_equal(second, Stream(closed_model, closed_guide, capture=False, **options))
+    assert not torch.equal(first[0].log_likelihood, second[0].log_likelihood)
+
+
 def test_a_parameter_of_the_store_is_live():
     def model(x):
         scale = pyro.param("scale", torch.tensor(1.5), constraint=dist.constraints.positive)

@@ -61,8 +61,8 @@ class SoftplusAbove(type(FINITE_VARIANCE)):
 # 0 and 6e-8 from 1 in float32, and a density c d^(c - 1) at distance d from the end then says less
 # than there is mass, by a factor c. Were concentrations free, most mass would come to lie there: a
 # sampled KL would be as low as one likes, and training would go there. Above these bounds at most
-# 2 % lie beyond.
-BEFORE_0 = SoftplusAbove(1 / 16)
+# 1 % lie beyond.
+BEFORE_0 = SoftplusAbove(0.1)
 """Concentrations that say how fast a density rises from 0, where it is 0 that draws come near."""
 BEFORE_1 = SoftplusAbove(0.4)
 """Those that say how fast it rises from 1."""

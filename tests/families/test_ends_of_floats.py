@@ -4,13 +4,15 @@ Draws beyond the last float before 0 or 1 are moved to it, where a density says 
 mass. A sampled KL is then too low, by as much as one likes if concentrations may fall freely.
 """
 
+import copy
+
 import pyro.distributions as dist
 import pytest
 import torch
 from builders import WIDTH, binary, small_vae
 from torch import nn
 
-from pyro_vae import VAE, fit, kl, networks
+from pyro_vae import VAE, datasets, fit, kl, networks
 from pyro_vae import families as fam
 from pyro_vae.diagnostics import elbo
 from pyro_vae.families import registry
@@ -85,6 +87,25 @@ def test_a_start_below_the_bound_is_refused():
     with pytest.raises(ValueError, match="concentration must start where"):
         fam.Dirichlet(3, concentration=0.01, learnable=True)
     assert fam.Dirichlet(3, concentration=0.01)().concentration[0] == pytest.approx(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dirichlet", "gem", "beta"])
+def test_training_beside_a_prior_that_follows_finds_no_bound_that_float64_denies(name):
+    x = datasets.load("digits").train
+    encoder = nn.Sequential(networks.MLP(64, 64), registry[name](8, context=64))
+    prior = fam.VampPrior(encoder, components=20, inputs=x[:20])
+    decoder = nn.Sequential(networks.MLP(8, 64), fam.Bernoulli(64, context=64))
+    vae = VAE(prior=prior, encoder=encoder, decoder=decoder)
+    fit(vae, x, epochs=20, progress=False, seed=0)
+    (low, noise), (high, other) = (
+        (found.attrs["elbo_mean"], found.attrs["elbo_mean_std_error"])
+        for found in (
+            elbo(v.model, v.guide, x[:200].to(t), num_samples=200, progress=False)
+            for t, v in ((t, copy.deepcopy(vae).to(t)) for t in (torch.float64, torch.float32))
+        )
+    )
+    assert high < low + 0.02 + SIZES * (noise**2 + other**2) ** 0.5
 
 
 # ------------------------------------------------------------------------------------ it is told

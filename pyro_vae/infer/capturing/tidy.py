@@ -39,6 +39,7 @@ _UNDECLARED = (
     *(aten.native_batch_norm.default, aten.cudnn_batch_norm.default),
     aten.miopen_batch_norm.default,
 )
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
 _SAME = (
     *(aten.view.default, aten.expand.default, aten._unsafe_view.default, aten.reshape.default),
     *(aten._to_copy.default, aten.alias.default, aten.detach.default),
@@ -242,6 +243,7 @@ def _drop_dead(graph: GraphModule) -> None:
 def _narrow(graph: GraphModule) -> None:
     """Compute on small tensors, then expand: log(expand(x)) = expand(log(x)), and the like."""
     written = written_into(graph.graph)
+    moved: set[Node] = set()
     for node in list(graph.graph.nodes):
         if not is_plain(node, written) or not _is_pointwise(node):
             continue
@@ -260,6 +262,19 @@ def _narrow(graph: GraphModule) -> None:
         wide.meta["val"] = small.meta["val"].expand(_shape(node))
         node.replace_all_uses_with(wide)
         graph.graph.erase_node(node)
+        moved.add(wide)
+    _reshape(graph.graph, moved, written)
+
+
+def _reshape(graph: Graph, moved: set[Node], written: set[Node]) -> None:
+    """Put reshapes in the place of views of whatever lies otherwise in memory than it did."""
+    for node in graph.nodes:
+        if moved.isdisjoint(node.all_input_nodes):
+            continue
+        # an operation lays its result out as its arguments are
+        moved.add(node)
+        if node.target in _VIEWS and _owner(node) not in written:
+            node.target = aten.reshape.default
 
 
 def _is_pointwise(node: Node) -> bool:

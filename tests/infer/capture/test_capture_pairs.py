@@ -91,7 +91,15 @@ def test_a_guide_carried_onto_an_interval_reads_its_bounds_once():
 
 
 @pytest.mark.parametrize("elbo", ELBOS)
-@pytest.mark.parametrize(("guide", "prior"), [("normal", "student_t"), ("beta", "kumaraswamy")])
+@pytest.mark.parametrize(
+    ("guide", "prior"),
+    [
+        ("normal", "student_t"),
+        ("beta", "kumaraswamy"),
+        ("full_normal", "normal"),
+        ("von_mises_fisher", "power_spherical"),
+    ],
+)
 def test_every_elbo_class_is_replayed_as_it_runs(guide, prior, elbo):
     assert check(guide, prior, elbo).graphs[0].same_stream
 

@@ -43,6 +43,11 @@ def expanded_before_it_is_computed(x):
     return x.unsqueeze(0).expand(50, 3).log().add(2.0).sum(0), x.sum().expand(7).exp()
 
 
+def a_view_of_what_is_laid_out_otherwise(x):
+    wide = x.unsqueeze(-1).expand(3, 4).exp()  # narrowed, and so no longer row by row
+    return (wide.unsqueeze(0) * torch.rand(2, 3, 4)).view(6, 4), (wide.add(1.0) * wide).view(12)
+
+
 def narrow_with_a_scalar_of_its_own(x):
     return torch.where(x.expand(6, 3) > 0.5, x.expand(6, 3), torch.zeros(())).sum(0)
 
@@ -59,6 +64,7 @@ PROGRAMS = [
     equal_draws_are_two,
     outputs_that_share_memory,
     expanded_before_it_is_computed,
+    a_view_of_what_is_laid_out_otherwise,
     narrow_with_a_scalar_of_its_own,
     ints_and_floats,
 ]

@@ -109,41 +109,52 @@ class Replaying:
         Returns:
             Log densities by site; a replayed run has neither values nor distributions.
         """
-        if self.reason is not None:
-            return self.layout.run(self.program, batch, count, values)
-        try:
-            given = self._given(batch, count, values)
-        except (TypeError, ValueError) as error:  # arguments that a graph would hold for good
-            self.reason = str(error)
-            return self.layout.run(self.program, batch, count, values)
-        if itself:  # a block begins, before which parameters may have moved
-            for kept in self._kept.values():
-                kept.of = None
-        kept = self._fresh(given.key)
-        if kept is not None and kept.proofs >= PROOFS and not itself:
-            found = kept(given)
-            if found is not None:
-                self.replayed += 1
-                return found
-            if kept.refused > max(AFTER, kept.runs // 2):
-                self.reason = "a check that a graph takes for granted fails in most runs"
+        given = self._given(batch, count, values)
+        found = None if given is None else self._replay(given, itself=itself)
+        if found is not None:
+            return found
         ran = self.layout.run(self.program, batch, count, values)
-        self._learn(given, ran)
+        if given is not None:
+            self._learn(given, ran)
         return ran
 
-    def _given(self, batch: Batch, count: int, values: Values) -> _Given:
+    def _given(self, batch: Batch, count: int, values: Values) -> _Given | None:
+        """What a recorded run would be given; None where none may be."""
+        if self.reason is not None:
+            return None
         data, names = batch.data, list(values)
-        sign, layout = signature(data.args, data.kwargs), type(self.layout)()
+        try:
+            sign = signature(data.args, data.kwargs)
+        except (TypeError, ValueError) as error:  # arguments that a graph would hold for good
+            self.reason = str(error)
+            return None
 
         def run(*tensors: Tensor) -> Ran:
             args, kwargs = rebuild(sign.structure, tensors[len(names) :])
             rebuilt = replace(batch, data=data._replace(args=args, kwargs=kwargs))
             drawn = dict(zip(names, tensors, strict=False))
+            # one of its own, for a layout may remember the data that it was given
+            layout = type(self.layout)()
             with torch.no_grad():
                 return layout.run(self.program, rebuilt, count, drawn)
 
         shapes = tuple((n, v.shape, v.stride(), v.dtype, v.device) for n, v in values.items())
         return _Given((sign.key, shapes), list(values.values()), data, sign.tensors, run)
+
+    def _replay(self, given: _Given, *, itself: bool) -> Ran | None:
+        """A replayed run, None where the program is to be run."""
+        if itself:  # a block begins, before which parameters may have moved
+            for recorded in self._kept.values():
+                recorded.of = None
+        kept = self._fresh(given.key)
+        if itself or kept is None or kept.proofs < PROOFS:
+            return None
+        found = kept(given)
+        if found is not None:
+            self.replayed += 1
+        elif kept.refused > max(AFTER, kept.runs // 2):
+            self.reason = "a check that a graph takes for granted fails in most runs"
+        return found
 
     def _fresh(self, key: Hashable) -> _Recorded | None:
         """The recorded run, unless what it was made of was replaced since."""

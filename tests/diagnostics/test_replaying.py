@@ -84,30 +84,9 @@ def test_a_conditional_prior_is_that_of_each_block():
     assert_replayed(vae.model, vae.guide, binary(40), y=torch.randn(40, 3), exact_kl=True)
 
 
-class Net(nn.Module):
-    """A program by hand: its decoder wants one dimension of batch, so its data are repeated."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Conv1d(1, 6, 2)
-
-    def forward(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            mean = self.layer(z.unsqueeze(1)).squeeze(2)
-            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
-
-
 def guide(x):
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
-
-
-def test_repeated_data_are_replayed():
-    torch.manual_seed(0)
-    net = Net()
-    assert_replayed(net, guide, torch.randn(40, 6))
-    assert Stream(net, guide, torch.randn(40, 6), **OPTIONS).choice.model.name == "repeated"
 
 
 def model_of(decode):
@@ -124,6 +103,24 @@ def model_of(decode):
 
 def doubled(z):
     return torch.cat([z, z, z], -1)
+
+
+class Net(nn.Module):
+    """A decoder that wants one dimension of batch, so that data are repeated."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv1d(1, 6, 2)
+
+    def forward(self, x):
+        model_of(lambda z, _: self.layer(z.unsqueeze(1)).squeeze(2))(x)
+
+
+def test_repeated_data_are_replayed():
+    torch.manual_seed(0)
+    net = Net()
+    assert_replayed(net, guide, torch.randn(40, 6))
+    assert Stream(net, guide, torch.randn(40, 6), **OPTIONS).choice.model.name == "repeated"
 
 
 # ------------------------------------------------------------------- what no replay may get wrong

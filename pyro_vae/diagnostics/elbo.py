@@ -111,9 +111,10 @@ def elbo(weights: LogWeights) -> Columns:
         error and `kl_analytic`, NaN where a site has no exact KL or one that depends on the
         draws of other sites; and by site and datum `site_kl_sampled` with its error,
         `site_kl_analytic`, and `site_at_edge`, the share of draws of which a number lies where
-        floats end (of the first 100; NaN where a mask hides it). Attrs: `elbo_mean` with its
-        Monte Carlo error, `kl_analytic_sites` (those with an exact KL), `kl_z_score` of the total
-        difference between both KLs, and `at_edge_share`, the largest of a site, `at_edge_site`.
+        floats end (of the first 100; NaN where a mask or repeated data hide it). Attrs:
+        `elbo_mean` with its Monte Carlo error, `kl_analytic_sites` (those with an exact KL),
+        `kl_z_score` of the total difference between both KLs, and `at_edge_share`, the largest
+        of a site, `at_edge_site`.
 
     References:
         Auto-encoding variational Bayes (D. P. Kingma, M. Welling, 2014);
